@@ -15,7 +15,15 @@ state (`switch.py`), and when (`hook.py`).
 
 from lisa.hook import LISA
 from lisa.layers import decoder_layers
-from lisa.sampling import draw_layers
+from lisa.sampling import draw_independent, draw_uniform, draw_weighted, paper_weights
 from lisa.switch import activate
 
-__all__ = ["LISA", "activate", "decoder_layers", "draw_layers"]
+__all__ = [
+    "LISA",
+    "activate",
+    "decoder_layers",
+    "draw_independent",
+    "draw_uniform",
+    "draw_weighted",
+    "paper_weights",
+]

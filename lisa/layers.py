@@ -2,15 +2,27 @@
 
 `decoder_layers(model)` is the one list of modules that is as long as the model's configuration says
 (`num_hidden_layers`) and lies in no other list. Where there is no such list, or more than one, the error says what to
-pass instead.
+pass instead. `parts(model)` divides all parameters: embeddings, decoder layers, head, and the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parameters of a model, each in exactly one part."""
+
+    embeddings: list[nn.Parameter]  # of tokens, and of positions where they are learned
+    layers: list[list[nn.Parameter]]  # one list a decoder layer
+    norm: list[nn.Parameter]  # the final norm, and whatever else is in no other part
+    head: list[nn.Parameter]  # of the LM head; without its matrix where that is the embedding's
+    tied: bool  # embedding and head are one matrix, which then counts as embedding
 
 
 def decoder_layers(model: nn.Module, path: str | None = None) -> list[nn.Module]:
@@ -32,12 +44,55 @@ def decoder_layers(model: nn.Module, path: str | None = None) -> list[nn.Module]
     raise ValueError(_cannot_tell(model, found, expected))
 
 
+def parts(model: nn.Module, layers: str | None = None) -> Parts:
+    """Divide the parameters of `model` by what they belong to; `layers` as `path` in `decoder_layers`.
+
+    The head is what `get_output_embeddings()` of transformers gives, or, in other models, the linear modules outside
+    the decoder layers.
+
+    Raises:
+        ValueError: the decoder layers cannot be found.
+    """
+    modules = decoder_layers(model, layers)
+    in_layers = {id(module) for layer in modules for module in layer.modules()}
+    outside = [module for module in model.modules() if id(module) not in in_layers]
+    embedding_modules = [_from_getter(model, "get_input_embeddings"), *_instances(outside, nn.Embedding)]
+    output = _from_getter(model, "get_output_embeddings")
+    head_modules = [output] if output is not None else _instances(outside, nn.Linear)
+
+    taken: set[int] = set()
+    per_layer = [_untaken(layer.parameters(), taken) for layer in modules]
+    embeddings = [p for module in embedding_modules if module is not None for p in _untaken(module.parameters(), taken)]
+    embedding_ids = {id(p) for p in embeddings}
+    tied = any(id(p) in embedding_ids for module in head_modules for p in module.parameters())
+    head = [p for module in head_modules for p in _untaken(module.parameters(), taken)]
+    return Parts(embeddings, per_layer, _untaken(model.parameters(), taken), head, tied)
+
+
 def layer_count(model: nn.Module) -> int | None:
     """Number of decoder layers by the model's own configuration (transformers' `num_hidden_layers`), if it has one."""
     config: Any = next((module.config for module in model.modules() if hasattr(module, "config")), None)
     text_config = getattr(config, "get_text_config", lambda: config)()
     count = getattr(text_config, "num_hidden_layers", None)
     return count if isinstance(count, int) else None
+
+
+def _from_getter(model: nn.Module, name: str) -> nn.Module | None:
+    """What the transformers method `name` of the model, or of the model that it wraps, returns."""
+    getter = getattr(model, name, None)
+    module = getter() if callable(getter) else None
+    return module if isinstance(module, nn.Module) else None
+
+
+def _instances(modules: Iterable[nn.Module], kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in modules if isinstance(module, kind)]
+
+
+def _untaken(parameters: Iterable[nn.Parameter], taken: set[int]) -> list[nn.Parameter]:
+    """Those that no part has yet; they are taken now."""
+    fresh = {id(p): p for p in parameters if id(p) not in taken}
+    taken.update(fresh)
+    return list(fresh.values())
 
 
 def _outermost_lists(model: nn.Module) -> dict[str, list[nn.Module]]:

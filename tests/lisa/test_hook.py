@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lisa import LISA, decoder_layers, draw_layers
+from lisa import LISA, decoder_layers, draw_uniform
 from tests.models import LAYERS, changed, copies, loss_of, state_bytes, tiny_gpt2, tiny_llama
 
 PERIOD = 3
@@ -62,10 +62,10 @@ def test_an_optimizer_built_after_freezing_is_refused():  # bug 1
     model = tiny_llama()
     decoder_layers(model)[1].requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    with pytest.raises(ValueError, match=r"No parameter of decoder layers \[1\] requires a gradient"):
+    with pytest.raises(ValueError, match=r"No parameter of layer 1 requires a gradient"):
         LISA(model, optimizer, 2, PERIOD, 0)
     model.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"does not hold all parameters of decoder layers \[1\]"):
+    with pytest.raises(ValueError, match=r"does not hold all parameters of layer 1"):
         LISA(model, optimizer, 2, PERIOD, 0)
 
 
@@ -114,7 +114,7 @@ def test_global_generators_do_not_reach_the_draws():  # bug 4
             lisa.before_step(step)
             drawn[-1].append(lisa.active)
             torch.rand(seed)
-    assert drawn[0] == drawn[1] == [draw_layers(0, period, LAYERS, 2) for period in range(9)]
+    assert drawn[0] == drawn[1] == [draw_uniform(0, period, LAYERS, 2) for period in range(9)]
 
 
 def test_the_learning_rate_goes_on_unbroken():  # bug 6
@@ -163,7 +163,7 @@ def test_a_period_counts_optimizer_steps():
     lisa = make(tiny_llama())
     for step in range(5 * PERIOD):
         lisa.before_step(step)
-        assert lisa.active == draw_layers(0, step // PERIOD, LAYERS, 2)
+        assert lisa.active == draw_uniform(0, step // PERIOD, LAYERS, 2)
 
 
 def test_layers_drawn_twice_in_a_row_keep_their_moments_and_others_start_afresh():
@@ -211,10 +211,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(stop):
     assert again.active == lisa.active
 
 
-def test_a_checkpoint_of_other_draws_is_refused():
-    lisa = make(tiny_llama())
-    with pytest.raises(ValueError, match="draws other layers"):
-        lisa.load_state_dict({**lisa.state_dict(), "gamma": 3})
+@pytest.mark.parametrize("other", [{"gamma": 3}, {"seed": 1}, {"sampler": "adaptive"}, {"state": "keep"}], ids=str)
+def test_a_checkpoint_of_other_draws_is_refused(other):
+    settings = {"gamma": 2, "period_steps": PERIOD, "seed": 0}
+    first, second = tiny_llama(), tiny_llama()
+    saved = LISA(first, adamw(first), **settings).state_dict()
+    lisa = LISA(second, adamw(second), **{**settings, **other})
+    (name, value), *_ = other.items()
+    with pytest.raises(ValueError, match=rf"{name} .* \(here {value!r}\)"):
+        lisa.load_state_dict(saved)
 
 
 @pytest.mark.parametrize("gamma", [0, LAYERS + 1])

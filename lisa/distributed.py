@@ -1,0 +1,40 @@
+"""Many devices: FSDP2 (`torch.distributed.fsdp.fully_shard`) is what LISA trains under; the others are refused here.
+
+FSDP2 shards every parameter for itself and looks at `requires_grad` in each forward, so layers are redrawn in place;
+over a mesh that only replicates it is plain data parallelism. DistributedDataParallel, FSDP1 and DeepSpeed ZeRO-3 all
+settle, when they wrap a model, which of its parameters train. Every rank draws the same layers, since a draw is a
+function of the seed and the period alone.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+INSTEAD = (
+    "Use FSDP2: torch.distributed.fsdp.fully_shard on every decoder layer and on the model; with "
+    'init_device_mesh(device, (ranks, 1), mesh_dim_names=("replicate", "shard")) it is plain data parallelism.'
+)
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Raise ValueError if layers of `model` cannot be frozen and redrawn in place, on one device or on many.
+
+    Raises:
+        ValueError: `model`, or a module inside it, is a DistributedDataParallel or an FSDP1
+            FullyShardedDataParallel; or DeepSpeed ZeRO-3 has partitioned its parameters.
+    """
+    for module in model.modules():
+        names = {kind.__name__ for kind in type(module).__mro__}  # by name: importing FSDP1 to ask takes half a second
+        if "DistributedDataParallel" in names:
+            why = "its reducer waits for a gradient of every parameter that required one when it was built"
+            raise ValueError(_cannot_redraw("DistributedDataParallel", why))
+        if "FullyShardedDataParallel" in names:
+            why = "it joins the weights it wraps to one flat parameter, which trains as a whole or not at all"
+            raise ValueError(_cannot_redraw("FullyShardedDataParallel (FSDP1)", why))
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        why = "its optimizer holds flat partitions of all parameters that required a gradient when it was built"
+        raise ValueError(_cannot_redraw("DeepSpeed ZeRO-3", why))
+
+
+def _cannot_redraw(what: str, why: str) -> str:
+    return f"LISA cannot redraw layers under {what}: {why}. {INSTEAD}"
