@@ -40,6 +40,10 @@ class AdamWSettings:
         """The keyword arguments of `torch.optim.AdamW` that select the implementation."""
         return {"fused": self.implementation == "fused", "foreach": self.implementation == "foreach"}
 
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `torch.optim.AdamW` that all its groups share, learning rate aside."""
+        return {"betas": (self.beta1, self.beta2), "eps": self.epsilon, **self.flags()}
+
 
 @dataclass(frozen=True)
 class NoHyperparameters:
@@ -55,8 +59,8 @@ class Method:
         learning_rates: the list to sweep; tuning is part of a method.
         default_learning_rate: used where an experiment names none.
         trains: False for a method that only exports the model it was given.
-        steps_in_backward: True for methods that update inside backward (LOMO, layer-wise GaLore); the loop then refuses
-            accumulation and clipping.
+        steps_in_backward: True for methods that are defined by it (LOMO, layer-wise GaLore); the loop then steps the
+            optimizer for each parameter as soon as its gradient is there, and refuses accumulation and clipping.
         optimizer_name: as it stands in run records; only "AdamW" heeds `AdamWSettings.implementation`.
         summary: one clause for tables and help.
     """
@@ -136,6 +140,4 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: fl
 
 def adamw(named: Iterable[tuple[str, nn.Parameter]], lr: float, settings: AdamWSettings) -> torch.optim.AdamW:
     """AdamW over `parameter_groups` with the experiment's shared settings."""
-    groups = parameter_groups(named, settings.weight_decay)
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=settings.epsilon, **settings.flags())
+    return torch.optim.AdamW(parameter_groups(named, settings.weight_decay), lr=lr, **settings.arguments())

@@ -3,7 +3,7 @@
 Pan et al. 2024, arXiv 2403.17919 v3; the algorithm is `lisa/`. gamma = 2 is the paper's choice up to 7B. The period is
 searched in {1, 3, 5, 10, 50, 80} steps and no single choice is stated: 10, from the middle, makes 13 draws in the
 paper's 122 steps. AdamW's state is held for what is active only. The learning rates are the paper's grid; 1e-5 is the
-one its ablation (v1, table 6) uses.
+one its ablation (v1, table 6) uses. Variants (samplers, treatment of state, what trains always) are `lisa.LISA`'s.
 """
 
 from __future__ import annotations
@@ -16,21 +16,41 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
-from lisa import LISA, decoder_layers
-from lisa.hook import check_period_steps
-from lisa.sampling import check_gamma
+from lisa import LISA
+from lisa.adamw import MOMENT_BITS, AdamW
+from lisa.hook import check_always_on, check_period_steps, check_sampler_weights
+from lisa.layers import parts
+from lisa.sampling import check_gamma, check_sampler
+from lisa.switch import check_state
 
 
 @dataclass(frozen=True)
 class LISAHyperparameters:
     gamma: int = 2  # decoder layers active at a time
     period_steps: int = 10  # optimizer steps between two draws
+    sampler: str = "uniform"  # uniform | independent | weighted | adaptive
+    weights: tuple[float, ...] | None = None  # one a unit, for independent and weighted
+    state: str = "drop"  # optimizer state at a switch: drop | reset | keep | offload
+    embeddings: str = "on"  # on | off | drawn (as if it were a layer)
+    head: str = "on"
+    norm: str = "on"
+    always_on_moment_bits: int = 32  # 8: AdamW's moments of embeddings and head are held block-wise quantised
     layers: str | None = None  # dotted name of the list of decoder layers, where it cannot be found
 
     def __post_init__(self) -> None:
         check_period_steps(self.period_steps)
+        check_sampler(self.sampler)
+        check_state(self.state)
+        check_always_on(**self.outside())
+        if self.always_on_moment_bits not in MOMENT_BITS:
+            raise ValueError(f"always_on_moment_bits is {self.always_on_moment_bits}; legal: {MOMENT_BITS}.")
         if self.gamma < 1:
             raise ValueError(f"gamma, the number of layers drawn each period, is {self.gamma}; legal: at least 1.")
+        check_sampler_weights(self.sampler, self.weights, len(self.weights or ()))
+
+    def outside(self) -> dict[str, str]:
+        """What becomes of the parts outside the decoder layers."""
+        return {"embeddings": self.embeddings, "head": self.head, "norm": self.norm}
 
 
 class Method(contract.Method):
@@ -42,18 +62,35 @@ class Method(contract.Method):
     hyperparameters: LISAHyperparameters
 
     def check(self, config: Mapping[str, Any]) -> None:
-        layers = config.get("num_hidden_layers", config.get("n_layer"))  # GPT-2's config.json says n_layer
-        if layers is not None:
-            check_gamma(self.hyperparameters.gamma, layers)
+        layers, hp = config.get("num_hidden_layers", config.get("n_layer")), self.hyperparameters  # GPT-2 says n_layer
+        if layers is None:
+            return
+        drawn = [part for part, choice in hp.outside().items() if choice == "drawn"]
+        if config.get("tie_word_embeddings") and hp.embeddings == hp.head == "drawn":
+            drawn.remove("head")  # one matrix
+        check_gamma(hp.gamma, layers + len(drawn))
+        check_sampler_weights(hp.sampler, hp.weights, layers + len(drawn))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         return model.requires_grad_(True)
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Over every parameter, before any layer is frozen: one that the optimizer does not know would never train."""
-        optimizer, hp = super().optimizer(model, lr), self.hyperparameters
-        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, hp.layers)
+        hp = self.hyperparameters
+        optimizer = super().optimizer(model, lr) if hp.always_on_moment_bits == 32 else self._mixed_adamw(model, lr)
+        draws: dict[str, Any] = {"sampler": hp.sampler, "weights": hp.weights, "state": hp.state, "layers": hp.layers}
+        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, **draws, **hp.outside())
         return optimizer
+
+    def _mixed_adamw(self, model: nn.Module, lr: float) -> Optimizer:
+        """One AdamW, with the moments of embeddings and head in fewer bits than the others."""
+        found = parts(model, self.hyperparameters.layers)
+        outer = {id(p) for p in (*found.embeddings, *found.head)}
+        named, decay = list(model.named_parameters()), self.adamw.weight_decay
+        full = contract.parameter_groups(((name, p) for name, p in named if id(p) not in outer), decay)
+        few = contract.parameter_groups(((name, p) for name, p in named if id(p) in outer), decay)
+        few = [{**group, "moment_bits": self.hyperparameters.always_on_moment_bits} for group in few]
+        return AdamW([*full, *few], lr=lr, **self.adamw.arguments())
 
     def period(self) -> int:
         return self.hyperparameters.period_steps
@@ -62,11 +99,11 @@ class Method(contract.Method):
         self.lisa.before_step(step)
 
     def trainable_parameters(self, model: nn.Module) -> dict[str, int]:
-        """`sampled` is what the drawn layers of one period hold, so that `total` is what trains at a time."""
-        layers = decoder_layers(model, self.hyperparameters.layers)
-        in_layers = {id(p): p.numel() for layer in layers for p in layer.parameters()}
-        always = sum(p.numel() for p in model.parameters() if id(p) not in in_layers)
-        sampled = sum(in_layers.values()) * self.hyperparameters.gamma // len(layers)
+        """`sampled` is gamma times the mean unit: what the drawn layers of one period hold, so that `total` is what
+        trains at a time; where units differ in size or are not drawn alike, on average of a uniform draw."""
+        in_units = {id(p): p.numel() for unit in self.lisa.parameters for p in unit}
+        always = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in in_units)
+        sampled = sum(in_units.values()) * self.hyperparameters.gamma // len(self.lisa.units)
         return {"always": always, "sampled": sampled, "total": always + sampled}
 
     def state_dict(self) -> dict[str, Any]:
