@@ -23,7 +23,11 @@ class GradientNorms:
         self.units = units
         self.norms: list[float | None] = [None] * len(units)  # of the last period in which the unit was active
         self._squares: dict[int, Tensor | float] = {}  # of this period, by unit, summed over its steps
-        optimizer.register_step_pre_hook(lambda *_: self._add())
+        self._hook = optimizer.register_step_pre_hook(lambda *_: self._add())
+
+    def close(self) -> None:
+        """Gather no more."""
+        self._hook.remove()
 
     def end_period(self, steps: int) -> None:
         """What was gathered over `steps` steps becomes the norm of the units that were active."""

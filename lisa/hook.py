@@ -122,6 +122,12 @@ class LISA:
         state = "drop" if self.state == "reset" and resumed else self.state
         activate(self.parameters, self.active, self.optimizer, state, self._host)
 
+    def close(self) -> None:
+        """Take LISA's hooks off the optimizer, before another LISA is built over it; `requires_grad` stays as it is."""
+        for part in (self._norms, self._host):
+            if part is not None:
+                part.close()
+
     def state_dict(self) -> dict[str, Any]:
         """What the draws follow from, in plain numbers, strings and lists (JSON can hold it)."""
         return {"settings": self._settings(), "period": self._norms_period, **self._gathered()}

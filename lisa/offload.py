@@ -36,10 +36,19 @@ class HostMemory:
         _check_devices(self.parameters)
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._loading: dict[nn.Parameter, dict[str, Any]] = {}
-        optimizer.register_step_pre_hook(lambda *_: self._wait_on_device())
-        optimizer.register_state_dict_pre_hook(lambda *_: self._wait_on_host())
-        optimizer.register_load_state_dict_pre_hook(self._take_out)
-        optimizer.register_load_state_dict_post_hook(self._put_back)
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._wait_on_device()),
+            optimizer.register_state_dict_pre_hook(lambda *_: self._wait_on_host()),
+            optimizer.register_load_state_dict_pre_hook(self._take_out),
+            optimizer.register_load_state_dict_post_hook(self._put_back),
+        ]
+
+    def close(self) -> None:
+        """Take the hooks off the optimizer, all copies done; what is parked stays parked."""
+        self._wait_on_device()
+        self._wait_on_host()
+        for hook in self._hooks:
+            hook.remove()
 
     def park(self, parameters: Iterable[nn.Parameter]) -> None:
         """Move the state of `parameters` to host memory; what lies there already, and single numbers, stay."""

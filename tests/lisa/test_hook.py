@@ -233,3 +233,15 @@ def test_an_illegal_period_is_an_error(period):
     model = tiny_llama()
     with pytest.raises(ValueError, match=f"is {period}; legal: a whole number, at least 1"):
         LISA(model, adamw(model), gamma=2, period_steps=period, seed=0)
+
+
+@pytest.mark.parametrize("arguments", [{"sampler": "adaptive"}, {"state": "offload"}], ids=str)
+def test_closed_it_leaves_no_hook_on_the_optimizer(arguments):
+    model = tiny_llama()
+    optimizer = adamw(model)
+    kinds = ("step_pre", "state_dict_pre", "load_state_dict_pre", "load_state_dict_post")
+    before = [len(getattr(optimizer, f"_optimizer_{kind}_hooks")) for kind in kinds]
+    lisa = LISA(model, optimizer, 2, PERIOD, 0, **arguments)
+    assert [len(getattr(optimizer, f"_optimizer_{kind}_hooks")) for kind in kinds] != before
+    lisa.close()
+    assert [len(getattr(optimizer, f"_optimizer_{kind}_hooks")) for kind in kinds] == before
