@@ -21,6 +21,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/judge.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/weight_norms.smk"
 
 
 localrules:
@@ -32,3 +33,4 @@ rule all:
     input:
         COMPLETE,
         f"{RESULTS}/report.html",
+        WEIGHT_NORMS,

@@ -8,14 +8,14 @@ Adapters keep the weights' precision, where peft's own default would hold them i
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines import contract
 
@@ -25,7 +25,9 @@ class LoRAHyperparameters:
     rank: int = 128
     alpha: float = 256.0  # the product is scaled by alpha / rank
     dropout: float = 0.0  # of the adapters' input
-    target_modules: str | tuple[str, ...] = "all-linear"  # or a list of module names' ends
+    target_modules: str | tuple[str, ...] = (
+        "all-linear"  # or a list of module names' ends, e.g. "embed_tokens", "lm_head"
+    )
     fp32_adapters: bool = False
 
     def __post_init__(self) -> None:
@@ -56,23 +58,29 @@ class Method(contract.Method):
             return get_peft_model(model, config, autocast_adapter_dtype=hp.fp32_adapters)
 
     def export(self, model: nn.Module, folder: Path) -> None:
-        """The merged model, and in `folder/adapter` the adapter alone; `model` itself comes out as it was."""
-        model.save_pretrained(folder / "adapter")  # type: ignore[operator]
+        """The merged model, and in `folder/adapter` the adapter alone; `model` itself comes out as it was.
+
+        Embedding and head that were one matrix are two once one of them is adapted, and are saved untied.
+        """
+        model.save_pretrained(folder / "adapter", save_embedding_layers=False)  # type: ignore[operator]
         base = model.get_base_model()  # type: ignore[operator]
-        with _merged(model):
-            weights = {k.replace(".base_layer.", "."): w for k, w in base.state_dict().items() if ".lora_" not in k}
-            base.save_pretrained(folder, state_dict=weights)
+        weights = {k.replace(".base_layer.", "."): w for k, w in base.state_dict().items() if ".lora_" not in k}
+        adapted = adapted_modules(base)
+        weights |= {f"{name}.weight": merged_weight(module).cpu() for name, module in adapted.items()}
+        base.save_pretrained(folder, state_dict=weights)
+        if base.get_input_embeddings() in adapted.values() or base.get_output_embeddings() in adapted.values():
+            untied = copy.deepcopy(base.config)
+            untied.tie_word_embeddings = False
+            untied.save_pretrained(folder)
 
 
-@contextlib.contextmanager
-def _merged(model: nn.Module) -> Iterator[None]:
-    """Adapters added into the weights, which are put back to the bit on leaving (subtracting again would round)."""
-    named = {name: p for name, p in model.named_parameters() if name.endswith(".base_layer.weight")}
-    originals = {name: p.detach().to("cpu", copy=True) for name, p in named.items()}
-    model.merge_adapter()  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        model.unmerge_adapter()  # type: ignore[operator]
-        for name, original in originals.items():
-            model.get_parameter(name).data.copy_(original)
+def adapted_modules(model: nn.Module) -> dict[str, Any]:
+    """peft's modules, each around one adapted weight, by name; none in a model without adapters."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+
+
+@torch.no_grad()
+def merged_weight(module: Any) -> Tensor:
+    """The weight of one of `adapted_modules` with its adapter added, as a new tensor, rounded once."""
+    weight = module.get_base_layer().weight
+    return (weight + module.get_delta_weight(module.active_adapters[0])).to(weight.dtype)

@@ -18,6 +18,7 @@ from eval import EvaluationError
 from eval.benchmarks import BENCHMARKS, check_tasks, datasets_of
 from eval.published import published_tables
 from workflow.engine.errors import InputError
+from workflow.engine.step_in_backward import check_step_in_backward
 from workflow.form import check_form, fill_defaults, hint, typed
 from workflow.places import prepared
 
@@ -156,6 +157,12 @@ def _check_training(training: dict[str, Any]) -> None:
         raise InputError(
             f"training.warmup_steps: {training['warmup_steps']} leaves nothing of training.steps: {training['steps']}."
         )
+    if training["step_in_backward"]:
+        _check_step_in_backward("training.step_in_backward", training)
+
+
+def _check_step_in_backward(who: str, training: dict[str, Any]) -> None:
+    check_step_in_backward(training["accumulation_steps"], training["max_grad_norm"], who)
 
 
 def _check_benchmarks(benchmarks: list[dict[str, Any]]) -> None:
@@ -214,6 +221,8 @@ def _variant(config: dict[str, Any], index: int, entry: str | dict[str, Any]) ->
     entry = {"method": entry, "variant": "default", "hyperparameters": {}} if isinstance(entry, str) else entry
     name = entry["method"]
     method = _method_class(f"methods[{index}]", name)
+    if method.steps_in_backward:
+        _check_step_in_backward(f"methods[{index}] ({name})", config["training"])
     shared = config["method_settings"].get(name, {"hyperparameters": {}})
     overrides = {**shared["hyperparameters"], **entry["hyperparameters"]}
     hyperparameters = _hyperparameters(f"methods[{index}] ({name})", name, overrides)

@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from baselines.contract import AdamWSettings
-from tests.models import batch, loss_of, start, tiny_gpt2, tiny_llama
+from baselines.lora import adapted_modules, merged_weight
+from tests.models import LAYERS, batch, loss_of, start, tiny_gpt2, tiny_llama
 
 
 def plain_peft(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -44,6 +45,54 @@ def test_target_modules_choose_the_layers():
     model = start("lora", target_modules=["q_proj", "v_proj"]).model
     adapted = {name.split(".lora_A")[0].split(".")[-1] for name, _ in model.named_parameters() if ".lora_A" in name}
     assert adapted == {"q_proj", "v_proj"}
+
+
+BLOCK = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GPT2_BLOCK = ["c_attn", "c_fc", "c_proj"]
+
+
+@pytest.mark.parametrize(
+    ("make", "targets"),
+    [
+        (tiny_llama, [*BLOCK, "embed_tokens", "lm_head"]),
+        (lambda: tiny_llama(tied=True), [*BLOCK, "embed_tokens", "lm_head"]),
+        (lambda: tiny_llama(tied=True), [*BLOCK, "embed_tokens"]),
+        (lambda: tiny_llama(tied=True), BLOCK),
+        (tiny_gpt2, [*GPT2_BLOCK, "wte", "lm_head"]),
+    ],
+    ids=["untied", "tied, both", "tied, embedding", "tied, neither", "gpt2"],
+)
+def test_embedding_and_head_can_be_adapted_and_the_export_is_the_model_that_was_trained(make, targets, tmp_path):
+    run = start("lora", make(), lr=1e-2, target_modules=targets).train(0, 8)
+    run.method.export(run.model, tmp_path)
+    tokens = batch(99)
+    trained, untrained = run.model(input_ids=tokens).logits, make()(input_ids=tokens).logits
+    for exported in (
+        AutoModelForCausalLM.from_pretrained(tmp_path),
+        PeftModel.from_pretrained(make(), tmp_path / "adapter"),
+    ):
+        torch.testing.assert_close(exported(input_ids=tokens).logits, trained, rtol=0, atol=2e-5)
+    assert not torch.allclose(trained, untrained, atol=0.1)
+
+
+def test_weights_stay_tied_unless_one_end_is_adapted(tmp_path):
+    for targets, tied in ((BLOCK, True), ([*BLOCK, "lm_head"], False)):
+        run = start("lora", tiny_llama(tied=True), target_modules=targets)
+        run.method.export(run.model, tmp_path)
+        assert AutoModelForCausalLM.from_pretrained(tmp_path).config.tie_word_embeddings is tied
+        assert run.model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(("dtype", "fp32"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_weights_merge_to_the_bit_as_in_peft(dtype, fp32):
+    targets = BLOCK if fp32 else [*BLOCK, "embed_tokens"]  # peft rounds an embedding's fp32 adapter before it adds it
+    run = start("lora", tiny_llama().to(dtype), lr=1e-2, fp32_adapters=fp32, target_modules=targets)
+    adapted = adapted_modules(run.train(0, 4).model)
+    ours = {name: merged_weight(module) for name, module in adapted.items()}
+    run.model.merge_adapter()
+    assert len(ours) == 7 * LAYERS + len(targets) - 7
+    for name, module in adapted.items():
+        assert torch.equal(ours[name], module.get_base_layer().weight), name
 
 
 @pytest.mark.parametrize(("fp32", "dtype"), [(False, torch.bfloat16), (True, torch.float32)])

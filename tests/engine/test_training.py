@@ -3,101 +3,29 @@
 from __future__ import annotations
 
 import json
-import random
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 import baselines
 from baselines.contract import AdamWSettings
-from workflow.engine.data import Example, collate
+from tests.engine.small_loop import (
+    BATCH,
+    STEPS,
+    assert_same_weights,
+    examples,
+    kill_at_step,
+    losses,
+    make_loop,
+    tiny_llama,
+)
+from workflow.engine.data import collate
 from workflow.engine.errors import InputError
-from workflow.engine.memory import MemoryMeter
-from workflow.engine.speed import StepClock
-from workflow.engine.training import Diverged, Loop, LoopResult, LoopSettings, optimizer_steps
-
-STEPS = 20
-BATCH = 2
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> None:
-    """Precision is a setting of the process in accelerate; each test is a process of its own in that."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def tiny_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            pad_token_id=0,
-        )
-    )
-
-
-def examples(count: int, seed: int = 0) -> list[Example]:
-    """Sequences of unequal length in which every token is the one before plus one, the first third masked."""
-    draw, made = random.Random(seed), []
-    for _ in range(count):
-        length, start = draw.randrange(6, 20), draw.randrange(1, 40)
-        ids = [start + place for place in range(length)]
-        made.append(Example(ids, [-100] * (length // 3) + ids[length // 3 :]))
-    return made
-
-
-def settings(**changes: object) -> LoopSettings:
-    values = {
-        "steps": STEPS,
-        "batch_size": BATCH,
-        "accumulation_steps": 1,
-        "schedule": "cosine",
-        "warmup_steps": 3,
-        "max_grad_norm": 1.0,
-        "precision": "fp32",
-        "evaluate_every_steps": None,
-        "checkpoint_every_steps": None,
-        "untimed_steps": 2,
-        "metered_steps": 2,
-    }
-    return LoopSettings(**(values | changes))  # type: ignore[arg-type]
-
-
-def make_loop(
-    folder: Path, method: str = "full", seed: int = 0, items: list[Example] | None = None, **changes: object
-) -> Loop:
-    torch.manual_seed(seed)
-    hyperparameters = {
-        "lora": {"rank": 4},
-        "galore": {"rank": 4, "update_proj_gap": 5},
-        "lisa": {"gamma": 1, "period_steps": 3},
-    }
-    return Loop(
-        tiny_llama(),
-        baselines.build(method, hyperparameters.get(method, {}), AdamWSettings(weight_decay=0.01), seed),
-        settings(**changes),
-        train=items or examples(160),
-        validation=examples(6, seed=1),
-        learning_rate=5e-3,
-        seed=seed,
-        pad_token_id=0,
-        folder=folder,
-        meter=MemoryMeter("cpu"),
-        clock=StepClock(2),
-    )
-
-
-def losses(folder: Path) -> list[float]:
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
+from workflow.engine.training import Diverged, LoopSettings, optimizer_steps
+from workflow.stages.train import LOOP_KEYS
 
 
 class InOurOrder(Trainer):
@@ -155,28 +83,15 @@ def test_losses_equal_those_of_transformers_trainer(
 def test_same_seed_gives_identical_losses(method: str, tmp_path: Path) -> None:
     results = []
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
         results.append((make_loop(tmp_path / name, method).run().validation_loss, losses(tmp_path / name)))
     assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("method", [name for name in baselines.names() if baselines.method_class(name).trains])
 def test_killed_and_resumed_equals_uninterrupted(method: str, tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
     whole = make_loop(tmp_path / "whole", method).run()
 
-    killed = make_loop(tmp_path / "killed", method, checkpoint_every_steps=7)
-    step_of = killed._step
-
-    def die_at_step_16(step: int, *arguments: object, **keywords: object) -> dict[str, object]:
-        if step == 16:
-            raise KeyboardInterrupt
-        return step_of(step, *arguments, **keywords)  # type: ignore[arg-type]
-
-    killed._step = die_at_step_16  # type: ignore[method-assign,assignment]
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
+    kill_at_step(make_loop(tmp_path / "killed", method, checkpoint_every_steps=7), 16)
     resumed = make_loop(tmp_path / "killed", method, checkpoint_every_steps=7).run()
 
     assert resumed.resumed_at_step == 14
@@ -186,15 +101,7 @@ def test_killed_and_resumed_equals_uninterrupted(method: str, tmp_path: Path) ->
     assert_same_weights(resumed, whole)
 
 
-def assert_same_weights(first: LoopResult, second: LoopResult) -> None:
-    ours, theirs = first.model.state_dict(), second.model.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
-    for name in ("split", "whole"):
-        (tmp_path / name).mkdir()
     items = examples(8)  # one window holds all of it, so the order does not matter
     make_loop(tmp_path / "split", items=items, batch_size=2, accumulation_steps=4, steps=6).run()
     make_loop(tmp_path / "whole", items=items, batch_size=8, accumulation_steps=1, steps=6).run()
@@ -222,6 +129,19 @@ def test_stepping_in_backward_refuses_accumulation(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(baselines.method_class("full"), "steps_in_backward", True)
     with pytest.raises(InputError, match="accumulation_steps: 1"):
         make_loop(tmp_path, accumulation_steps=2)
+
+
+def test_every_setting_of_the_loop_is_one_of_the_experiment() -> None:
+    """A setting that the training stage forgets would silently be its default."""
+    assert {field.name for field in fields(LoopSettings)} == {"steps", *LOOP_KEYS}
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "dtype"),
+    [("full", {}, "fp32"), ("lisa", {"gamma": 1, "always_on_moment_bits": 8}, "fp32+uint8")],
+)
+def test_the_dtype_of_optimizer_state_is_read_off_the_optimizer(tmp_path: Path, method, overrides, dtype) -> None:
+    assert make_loop(tmp_path, method, hyperparameters=overrides, steps=2).run().optimizer_state_dtype == dtype
 
 
 def test_epochs_become_optimizer_steps() -> None:

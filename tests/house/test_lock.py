@@ -105,11 +105,14 @@ def imported_modules(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "tests"])
+FOLDERS = [*PACKAGES, "tests", "examples", "benchmarks"]
+
+
+@pytest.mark.parametrize("package", FOLDERS)
 def test_every_imported_package_is_declared(package: str):
     names = {canonicalize_name(requirement.name) for requirement in declared()}
     providers = metadata.packages_distributions()
     modules = {module for path in sorted((ROOT / package).rglob("*.py")) for module in imported_modules(path)}
-    foreign = modules - set(sys.stdlib_module_names) - {*PACKAGES, "tests"}
+    foreign = modules - set(sys.stdlib_module_names) - set(FOLDERS)
     undeclared = {m for m in foreign if not names & {canonicalize_name(d) for d in providers.get(m, [m])}}
     assert undeclared == set(), "declare them in pyproject.toml"

@@ -51,7 +51,10 @@ def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
 def expected(experiment: dict) -> dict[str, int]:
     runs, models = len(experiment["runs"]), len(experiment["models"])
     counts = {"all": 1, "prepare_data": 1, "prepare_benchmarks": 1, "prepare_model": models, "report": 1}
-    return {**counts, **dict.fromkeys(("train", "evaluate", "judge"), runs), "total": 4 + models + 3 * runs}
+    if experiment["training"]["weight_norms_every_steps"]:
+        counts["weight_norms"] = models * len(experiment["data"])
+    counts |= dict.fromkeys(("train", "evaluate", "judge"), runs)
+    return {**counts, "total": sum(counts.values())}
 
 
 def written(checkout: Path) -> set[Path]:
@@ -69,7 +72,9 @@ def test_a_bare_dry_run_lists_the_smoke_experiment_and_writes_nothing(checkout: 
     assert written(checkout) == before
 
 
-@pytest.mark.parametrize("file", ["real_data.yaml", "paper/table2_accuracy.yaml"])
+@pytest.mark.parametrize(
+    "file", ["real_data.yaml", "lisa_variants.yaml", "weight_norms.yaml", "paper/table2_accuracy.yaml"]
+)
 def test_every_other_experiment_lists_its_own_jobs_only(checkout: Path, file: str, shared_data: Path) -> None:
     change = {"data_root": str(shared_data)} if file == "real_data.yaml" else {}
     words = [f"{key}={value}" for key, value in change.items()]
@@ -81,7 +86,22 @@ def test_every_other_experiment_lists_its_own_jobs_only(checkout: Path, file: st
 
 def test_the_experiments_tested_here_are_all_there_are() -> None:
     files = {str(file.relative_to(ROOT / "config")) for file in (ROOT / "config").rglob("*.yaml")}
-    assert files == {"smoke.yaml", "real_data.yaml", "paper/table2_accuracy.yaml"}
+    assert files == {
+        "smoke.yaml",
+        "real_data.yaml",
+        "lisa_variants.yaml",
+        "weight_norms.yaml",
+        "paper/table2_accuracy.yaml",
+    }
+
+
+def test_weight_norms_are_compared_where_full_finetuning_and_lora_record_them(checkout: Path) -> None:
+    experiment = ("--configfile", "config/weight_norms.yaml", "--config")
+    assert "weight_norms" not in jobs(snakemake(checkout, "-n", *experiment, "methods=[full,lisa]"))
+    assert "weight_norms" not in jobs(
+        snakemake(checkout, "-n", *experiment, "training={weight_norms_every_steps: null}")
+    )
+    assert jobs(snakemake(checkout, "-n", *experiment, "methods=[lisa,lora,full]", "seeds=[0,1]"))["weight_norms"] == 1
 
 
 def test_a_list_on_the_command_line_replaces_the_files(checkout: Path) -> None:

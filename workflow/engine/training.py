@@ -2,8 +2,8 @@
 (tests/engine/test_training.py).
 
 A step draws `accumulation_steps` batches, normalises the loss by the learned tokens of all of them, clips, steps the
-optimizer and the schedule. What a method adds stands in `baselines/contract.py`; what is measured in
-`workflow/engine/memory.py` and `speed.py`.
+optimizer and the schedule. What saves memory on the way stands in `loss.py` and `step_in_backward.py`, what a method
+adds in `baselines/contract.py`; what is measured in `workflow/engine/memory.py` and `speed.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from baselines.contract import Method
 from workflow.engine.data import IGNORED, Example, batch_indices, collate
-from workflow.engine.errors import InputError
+from workflow.engine.live_storage import tensors_in
+from workflow.engine.loss import ChunkedLoss
 from workflow.engine.memory import MemoryMeter
 from workflow.engine.speed import StepClock, count_flops, count_tokens
+from workflow.engine.step_in_backward import StepInBackward, check_step_in_backward
+from workflow.engine.weight_norms import FILE as WEIGHT_NORMS
+from workflow.engine.weight_norms import append_norms
 
 Batch = dict[str, Tensor]
 CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, replaced by a whole one
@@ -56,6 +61,9 @@ class LoopSettings:
     checkpoint_every_steps: int | None
     untimed_steps: int
     metered_steps: int
+    weight_norms_every_steps: int | None = None
+    loss_chunk_tokens: int | None = None  # None: the model's own loss
+    step_in_backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class LoopResult:
     flops_per_step: int | None
     flops_padded_tokens: int | None  # padded tokens of the step whose FLOPs were counted
     trainable_parameters: dict[str, int]
+    optimizer_state_dtype: str | None  # of the state held at the end; "fp32+uint8" where there are several
     resumed_at_step: int | None
 
 
@@ -101,10 +110,9 @@ class Loop:
         from accelerate import Accelerator
         from transformers import get_scheduler
 
-        if method.steps_in_backward and (settings.accumulation_steps > 1 or settings.max_grad_norm is not None):
-            raise InputError(
-                "training: a method that steps inside backward needs accumulation_steps: 1 and max_grad_norm: null."
-            )
+        stepping = settings.step_in_backward or method.steps_in_backward
+        if stepping:
+            check_step_in_backward(settings.accumulation_steps, settings.max_grad_norm)
         self.method, self.settings, self.train, self.validation = method, settings, train, validation
         self.seed, self.pad_token_id, self.folder = seed, pad_token_id, folder
         self.meter, self.clock = meter, clock
@@ -116,7 +124,10 @@ class Loop:
         optimizer = method.optimizer(model, learning_rate)
         schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, settings.warmup_steps, settings.steps)
         self.raw_optimizer = optimizer
+        self.stepper = StepInBackward(optimizer) if stepping else None
         self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
+        chunk = settings.loss_chunk_tokens
+        self.chunked_loss = None if chunk is None else ChunkedLoss(self.model, chunk)
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress, method)
 
@@ -129,6 +140,8 @@ class Loop:
         resumed = self._resume()
         trainable = self.method.trainable_parameters(self.accelerator.unwrap_model(self.model))
         metered = self._metered_steps()
+        if resumed is None:
+            self._note_weight_norms()
         self.started = time.perf_counter() - self.progress.train_s
         with (self.folder / "log.jsonl").open("a") as log, self.meter.phase("train", self.model, self.raw_optimizer):
             for step in range(self.progress.step, self.settings.steps):
@@ -149,6 +162,7 @@ class Loop:
             flops_per_step=flops_per_step,
             flops_padded_tokens=flops_padded_tokens,
             trainable_parameters=trainable,
+            optimizer_state_dtype=state_dtype(self.raw_optimizer),
             resumed_at_step=resumed,
         )
 
@@ -174,54 +188,71 @@ class Loop:
         }
 
     def _forward_backward_step(self, step: int, window: list[Batch]) -> tuple[float, float | None]:
-        """Loss (mean over the window's learned tokens) and gradient norm before clipping."""
+        """Loss (mean over the window's learned tokens) and gradient norm before clipping, None if none exists."""
         self.model.train()
         self.method.before_step(step)
-        total = self._backward(window)
-        norm = self._clip()
-        if not math.isfinite(total) or not math.isfinite(norm or 0.0):
-            raise Diverged(step, total, norm)  # before an optimizer that decomposes gradients meets them
-        self.optimizer.step()
+        if self.stepper:
+            total, norm = self._backward(window, check_at=step), None
+        else:
+            total, norm = self._backward(window), self._clip()
+            if not math.isfinite(total) or not math.isfinite(norm):
+                raise Diverged(step, total, norm)  # before an optimizer that decomposes gradients meets them
+            self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total, norm
 
-    def _backward(self, window: list[Batch]) -> float:
-        """Gradients of the mean loss over the window's learned tokens; returns that loss."""
+    def _backward(self, window: list[Batch], check_at: int | None = None) -> float:
+        """Gradients of the mean loss over the window's learned tokens; returns that loss.
+
+        Raises:
+            Diverged: at step `check_at`, before backward, which may change the weights. None: whoever calls checks.
+        """
         learned = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in window)
         total = 0.0
         for batch in window:
-            loss = self.model(**batch, use_cache=False, num_items_in_batch=learned).loss
+            loss = self._loss(batch, learned)
+            if check_at is not None and not math.isfinite(loss.item()):
+                raise Diverged(check_at, loss.item(), None)
             self.accelerator.backward(loss)
             total += loss.item()
         return total
+
+    def _loss(self, batch: Batch, learned: int) -> Tensor:
+        """Sum of the batch's token losses over `learned`; no logits outlive this call, unless autograd needs them."""
+        if self.chunked_loss:
+            return self.chunked_loss(batch, learned)
+        return self.model(**batch, use_cache=False, num_items_in_batch=learned).loss
 
     def _count_flops(self) -> tuple[int | None, int | None]:
         """Forward and backward FLOPs of the last step's window, and its padded tokens.
 
         Counted apart from training, on gradients that are thrown away: the counter takes other kernels, which move the
-        last bits of a result.
+        last bits of a result. With a loss in chunks, positions that are not learned have no FLOPs in the head.
         """
-        if self.method.steps_in_backward:
-            return None, None
         window = [self._batch(indices) for indices in self._window(self.settings.steps - 1)]
-        with count_flops() as counter:
+        with count_flops() as counter, self.stepper.discarding() if self.stepper else contextlib.nullcontext():
             self._backward(window)
         self.optimizer.zero_grad(set_to_none=True)
         return counter.total, count_tokens(batch["attention_mask"] for batch in window)[1]
 
-    def _clip(self) -> float | None:
-        if self.method.steps_in_backward:
-            return None
+    def _clip(self) -> float:
         limit = self.settings.max_grad_norm
         return float(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit))
 
     def _after_step(self, log: Any) -> None:
         step, settings = self.progress.step, self.settings
+        self._note_weight_norms()
         if settings.evaluate_every_steps and step % settings.evaluate_every_steps == 0 and step < settings.steps:
             self._log(log, {"step": step - 1, "validation_loss": self.evaluate()})
         if settings.checkpoint_every_steps and step % settings.checkpoint_every_steps == 0 and step < settings.steps:
             self._save()
+
+    def _note_weight_norms(self) -> None:
+        every, step = self.settings.weight_norms_every_steps, self.progress.step
+        if every and (step % every == 0 or step == self.settings.steps):
+            with self.meter.phase("evaluate"):  # a merged matrix is no memory of the training's
+                append_norms(self.accelerator.unwrap_model(self.model), step, self.folder / WEIGHT_NORMS)
 
     @torch.no_grad()
     def evaluate(self) -> float | None:
@@ -235,7 +266,7 @@ class Loop:
                 batch = self._batch(
                     list(range(start, min(start + self.settings.batch_size, len(self.validation)))), self.validation
                 )
-                total += self.model(**batch, use_cache=False, num_items_in_batch=1).loss.item()
+                total += self._loss(batch, 1).item()
                 tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         return total / tokens
 
@@ -293,6 +324,8 @@ class Loop:
         shutil.rmtree(fresh, ignore_errors=True)
         self.accelerator.save_state(str(fresh))
         shutil.copy(self.folder / "log.jsonl", fresh)  # Snakemake removes the run's own before it starts the run again
+        if self.settings.weight_norms_every_steps:
+            shutil.copy(self.folder / WEIGHT_NORMS, fresh)
         shutil.rmtree(old, ignore_errors=True)
         if current.is_dir():
             current.rename(old)
@@ -301,6 +334,7 @@ class Loop:
 
     def _resume(self) -> int | None:
         log, (_, current, old) = self.folder / "log.jsonl", (self.folder / name for name in CHECKPOINTS)
+        (self.folder / WEIGHT_NORMS).unlink(missing_ok=True)
         if old.is_dir() and not current.is_dir():  # killed between the two renames
             old.rename(current)
         if not current.is_dir():
@@ -309,8 +343,17 @@ class Loop:
         self.accelerator.load_state(str(current))
         rows = (current / "log.jsonl").read_text().splitlines()
         log.write_text("".join(row + "\n" for row in rows if json.loads(row)["step"] < self.progress.step))
+        if self.settings.weight_norms_every_steps:
+            shutil.copy(current / WEIGHT_NORMS, self.folder)
         print(f"resumed at step {self.progress.step}/{self.settings.steps}", file=sys.stderr)
         return self.progress.step
+
+
+def state_dtype(optimizer: Optimizer) -> str | None:
+    """Dtypes of the tensors in the optimizer's state, single numbers aside; None if it holds none."""
+    held = {str(tensor.dtype) for tensor in tensors_in(optimizer.state) if tensor.numel() > 1}
+    short = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}
+    return "+".join(sorted(short.get(name, name.removeprefix("torch.")) for name in held)) or None
 
 
 def forget_checkpoints(folder: Path) -> None:

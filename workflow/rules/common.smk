@@ -35,6 +35,7 @@ MODEL_MANIFESTS = {
     model["name"]: str(model_folder(EXPERIMENT, model["name"]) / "manifest.json") for model in EXPERIMENT["models"]
 }
 PRETRAINING_THREADS = max(model.get("pretrain", {}).get("threads", 1) for model in EXPERIMENT["models"])
+NORMS_OF_A_RUN = [f"{RUN}/weight_norms.csv"] if EXPERIMENT["training"]["weight_norms_every_steps"] else []
 CODE = {method: sha256_sources(method_files(method)) for method in {run["method"] for run in EXPERIMENT["runs"]}}
 
 

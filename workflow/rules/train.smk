@@ -6,6 +6,7 @@ rule train:
         data=DATA_MANIFEST,
         model=model_manifest,
     output:
+        *NORMS_OF_A_RUN,
         record=f"{RUN}/run.json",
         steps=f"{RUN}/log.jsonl",
         checkpoint=directory(f"{RUN}/model"),

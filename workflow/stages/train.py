@@ -32,6 +32,9 @@ LOOP_KEYS = (
     "checkpoint_every_steps",
     "untimed_steps",
     "metered_steps",
+    "weight_norms_every_steps",
+    "loss_chunk_tokens",
+    "step_in_backward",
 )
 
 
@@ -49,6 +52,7 @@ def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> 
     from workflow.engine.models import work_offline
     from workflow.engine.records import check_record, write_json
     from workflow.engine.training import forget_checkpoints
+    from workflow.engine.weight_norms import FILE as WEIGHT_NORMS
 
     work_offline()
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +70,8 @@ def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> 
         shutil.rmtree(folder / "model", ignore_errors=True)
         (folder / "model").mkdir()
     (folder / "log.jsonl").touch()
+    if experiment["training"]["weight_norms_every_steps"]:
+        (folder / WEIGHT_NORMS).touch()  # a run that trained nothing has none
     check_record(attempt.record)
     write_json(folder / "run.json", attempt.record)
     forget_checkpoints(folder)
@@ -196,6 +202,7 @@ class Attempt:
             "validation_loss": result.validation_loss,
             "resumed_at_step": result.resumed_at_step,
         }
+        self.record["settings"]["optimizer_state_dtype"] = result.optimizer_state_dtype
         rate = clock["throughput"]["padded_tokens_per_s"]
         if result.flops_per_step and rate:
             flops_per_s = result.flops_per_step / result.flops_padded_tokens * rate
@@ -259,7 +266,7 @@ def settings_of(experiment: dict[str, Any], device: Any, method: Any) -> dict[st
         "prompt_format": experiment["prompt_format"],
         "weight_dtype": dtype,
         "gradient_dtype": dtype,
-        "optimizer_state_dtype": dtype,
+        "optimizer_state_dtype": None,  # read off the optimizer after training
         "allocator": os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF"),
         "device": str(device),
         "threads": experiment["threads"],

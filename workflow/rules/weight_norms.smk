@@ -1,0 +1,41 @@
+# Norms of the parts of a model under full fine-tuning and LoRA, where an experiment records them for both.
+
+
+NORMS = f"{RESULTS}/{{model}}/{{data}}/weight_norms"
+COMPARED = [run for run in EXPERIMENT["runs"] if run["method"] in ("full", "lora")]
+WEIGHT_NORMS = (
+    expand(
+        f"{NORMS}/{{file}}",
+        model=[model["name"] for model in EXPERIMENT["models"]],
+        data=[entry["name"] for entry in EXPERIMENT["data"]],
+        file=("weight_norms.csv", "weights.csv", "weight_norms.svg"),
+    )
+    if NORMS_OF_A_RUN and {run["method"] for run in COMPARED} == {"full", "lora"}
+    else []
+)
+
+
+def compared(wildcards):
+    """The runs under full fine-tuning and LoRA of a model on a data set."""
+    return [run for run in COMPARED if (run["model"], run["data"]) == (wildcards.model, wildcards.data)]
+
+
+rule weight_norms:
+    input:
+        records=lambda wildcards: [f"{RESULTS}/{run['path']}/run.json" for run in compared(wildcards)],
+        norms=lambda wildcards: [f"{RESULTS}/{run['path']}/weight_norms.csv" for run in compared(wildcards)],
+    output:
+        norms=f"{NORMS}/weight_norms.csv",
+        weights=f"{NORMS}/weights.csv",
+        figure=f"{NORMS}/weight_norms.svg",
+    log:
+        f"logs/{NAME}/{{model}}/{{data}}/weight_norms.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        runs=compared,
+        code=sha256_sources(sources("workflow/stages/weight_norms.py", "workflow/report/**/weight_norms.*")),
+    shell:
+        "python -m workflow.stages.weight_norms --experiment $EXPERIMENT"
+        " --model {wildcards.model} --data {wildcards.data} 2> {log}"
