@@ -66,7 +66,9 @@ def test_overrides_replace_defaults():
 
 
 def test_an_unknown_hyperparameter_is_an_error_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'gama' \(value 3\) of method lisa. Known: gamma, period_steps, sampler, .*, layers"):
+    with pytest.raises(
+        ValueError, match=r"'gama' \(value 3\) of method lisa. Known: gamma, period_steps, sampler, .*, layers"
+    ):
         baselines.hyperparameters("lisa", {"gama": 3})
     with pytest.raises(ValueError, match="'rank' .* of method full. Known: none"):
         baselines.hyperparameters("full", {"rank": 8})
