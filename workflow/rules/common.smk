@@ -35,6 +35,7 @@ MODEL_MANIFESTS = {
     model["name"]: str(model_folder(EXPERIMENT, model["name"]) / "manifest.json") for model in EXPERIMENT["models"]
 }
 PRETRAINING_THREADS = max(model.get("pretrain", {}).get("threads", 1) for model in EXPERIMENT["models"])
+COMPARED = [run for run in EXPERIMENT["runs"] if run["method"] in ("full", "lora")]  # by their weight norms
 NORMS_OF_A_RUN = [f"{RUN}/weight_norms.csv"] if EXPERIMENT["training"]["weight_norms_every_steps"] else []
 CODE = {method: sha256_sources(method_files(method)) for method in {run["method"] for run in EXPERIMENT["runs"]}}
 
@@ -94,3 +95,8 @@ def train_settings(wildcards):
 def all_runs(file):
     """One file of every run."""
     return [f"{RESULTS}/{path}/{file}" for path in RUNS]
+
+
+def compared(wildcards):
+    """The runs under full fine-tuning and LoRA of a model on a data set."""
+    return [run for run in COMPARED if (run["model"], run["data"]) == (wildcards.model, wildcards.data)]

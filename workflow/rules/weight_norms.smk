@@ -2,7 +2,6 @@
 
 
 NORMS = f"{RESULTS}/{{model}}/{{data}}/weight_norms"
-COMPARED = [run for run in EXPERIMENT["runs"] if run["method"] in ("full", "lora")]
 WEIGHT_NORMS = (
     expand(
         f"{NORMS}/{{file}}",
@@ -13,11 +12,6 @@ WEIGHT_NORMS = (
     if NORMS_OF_A_RUN and {run["method"] for run in COMPARED} == {"full", "lora"}
     else []
 )
-
-
-def compared(wildcards):
-    """The runs under full fine-tuning and LoRA of a model on a data set."""
-    return [run for run in COMPARED if (run["model"], run["data"]) == (wildcards.model, wildcards.data)]
 
 
 rule weight_norms:
