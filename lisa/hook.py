@@ -37,7 +37,7 @@ class LISA:
     Args:
         model: a decoder-only model, nothing of which is frozen yet. In a layer that is partly frozen (adapters on
             frozen weights), what requires a gradient now is what LISA switches.
-        optimizer: built over all parameters that will ever train; it is never rebuilt.
+        optimizer: built over all parameters that will ever train; it is never rebuilt. accelerate's wrapper will do.
         gamma: units active at a time, 1..number of units (the paper: 2 up to 7B, 4 at 70B); with the independent
             sampler, on average.
         period_steps: optimizer steps between two draws (K in the paper), at least 1.
@@ -76,6 +76,7 @@ class LISA:
         layers: str | None = None,
     ) -> None:
         refuse_unsupported(model)
+        optimizer = _unwrapped(optimizer)
         check_period_steps(period_steps)
         check_sampler(sampler)
         check_state(state)
@@ -200,6 +201,12 @@ def check_sampler_weights(sampler: str, weights: Sequence[float] | None, units: 
         raise ValueError(f"sampler={sampler!r} takes no weights; legal with: independent, weighted.")
     check_weights(weights, units)
     return [float(weight) for weight in weights]
+
+
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside accelerate's AcceleratedOptimizer, whose own hooks are never called."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return inner if isinstance(inner, Optimizer) else optimizer
 
 
 def _check_trainable(units: dict[str, list[nn.Parameter]], optimizer: Optimizer) -> None:

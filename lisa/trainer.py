@@ -17,7 +17,6 @@ import warnings
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
@@ -60,7 +59,7 @@ class LISACallback(TrainerCallback, ExportableState):
         saved = self._take_saved(state)
         seed = args.seed if self.settings["seed"] is None else self.settings["seed"]
         required = [(p, p.requires_grad) for p in model.parameters()]
-        self.lisa = LISA(model, _unwrapped(optimizer), **{**self.settings, "seed": seed})
+        self.lisa = LISA(model, optimizer, **{**self.settings, "seed": seed})
         self._required = required
         if state.global_step > 0:
             self.lisa.load_state_dict(saved)
@@ -102,13 +101,6 @@ class LISACallback(TrainerCallback, ExportableState):
         for parameter, required in self._required:
             parameter.requires_grad_(required)
         self._required = []
-
-
-def _unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside accelerate's AcceleratedOptimizer, whose hooks are never called."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    assert isinstance(inner, Optimizer)
-    return inner
 
 
 def _check_parallel(args: TrainingArguments, model: nn.Module) -> None:

@@ -245,3 +245,22 @@ def test_closed_it_leaves_no_hook_on_the_optimizer(arguments):
     assert [len(getattr(optimizer, f"_optimizer_{kind}_hooks")) for kind in kinds] != before
     lisa.close()
     assert [len(getattr(optimizer, f"_optimizer_{kind}_hooks")) for kind in kinds] == before
+
+
+@pytest.mark.parametrize("arguments", [{}, {"sampler": "adaptive"}, {"state": "offload"}], ids=str)
+def test_an_optimizer_prepared_by_accelerate_is_looked_into(arguments):
+    from accelerate import Accelerator
+
+    plain, prepared = tiny_llama(), tiny_llama()
+    wrapped = Accelerator(cpu=True).prepare(adamw(prepared))
+    lisas = [
+        LISA(model, optimizer, 2, PERIOD, 0, **arguments)
+        for model, optimizer in ((plain, adamw(plain)), (prepared, wrapped))
+    ]
+    for step in range(4 * PERIOD):
+        one_step(plain, lisas[0], step)
+        lisas[1].before_step(step)
+        loss_of(prepared, step).backward()
+        wrapped.step()
+        wrapped.zero_grad()
+    assert changed(plain, copies(prepared)) == set()
