@@ -77,6 +77,8 @@ def _typed(method: str, key: str, value: Any, hint: Any) -> Any:
         if _fits(value, option):
             return _converted(value, option)
     legal = " or ".join(_type_name(option) for option in options)
+    if isinstance(value, bool) and str in options:
+        legal += " (YAML reads on, off, yes and no as booleans: put them in quotes)"
     given = f"{value!r}, of type {type(value).__name__}"
     raise ValueError(f"Hyper-parameter {key!r} of method {method} is {given}; legal: {legal}.")
 

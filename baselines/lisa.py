@@ -18,10 +18,9 @@ from torch.optim import Optimizer
 from baselines import contract
 from lisa import LISA
 from lisa.adamw import MOMENT_BITS, AdamW
-from lisa.hook import check_always_on, check_period_steps, check_sampler_weights
+from lisa.hook import check_arguments, check_sampler_weights, check_tied
 from lisa.layers import parts
-from lisa.sampling import check_gamma, check_sampler
-from lisa.switch import check_state
+from lisa.sampling import check_gamma
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,13 @@ class LISAHyperparameters:
     layers: str | None = None  # dotted name of the list of decoder layers, where it cannot be found
 
     def __post_init__(self) -> None:
-        check_period_steps(self.period_steps)
-        check_sampler(self.sampler)
-        check_state(self.state)
-        check_always_on(**self.outside())
+        check_arguments(self.gamma, self.period_steps, **self.draws(), **self.outside())
         if self.always_on_moment_bits not in MOMENT_BITS:
             raise ValueError(f"always_on_moment_bits is {self.always_on_moment_bits}; legal: {MOMENT_BITS}.")
-        if self.gamma < 1:
-            raise ValueError(f"gamma, the number of layers drawn each period, is {self.gamma}; legal: at least 1.")
-        check_sampler_weights(self.sampler, self.weights, len(self.weights or ()))
+
+    def draws(self) -> dict[str, Any]:
+        """What is drawn, and what becomes of the rest's state."""
+        return {"sampler": self.sampler, "weights": self.weights, "state": self.state, "layers": self.layers}
 
     def outside(self) -> dict[str, str]:
         """What becomes of the parts outside the decoder layers."""
@@ -66,8 +63,9 @@ class Method(contract.Method):
         if layers is None:
             return
         drawn = [part for part, choice in hp.outside().items() if choice == "drawn"]
-        if config.get("tie_word_embeddings") and hp.embeddings == hp.head == "drawn":
-            drawn.remove("head")  # one matrix
+        if config.get("tie_word_embeddings"):
+            check_tied(hp.embeddings, hp.head)
+            drawn = [part for part in drawn if part != "head"]  # one matrix
         check_gamma(hp.gamma, layers + len(drawn))
         check_sampler_weights(hp.sampler, hp.weights, layers + len(drawn))
 
@@ -78,8 +76,7 @@ class Method(contract.Method):
         """Over every parameter, before any layer is frozen: one that the optimizer does not know would never train."""
         hp = self.hyperparameters
         optimizer = super().optimizer(model, lr) if hp.always_on_moment_bits == 32 else self._mixed_adamw(model, lr)
-        draws: dict[str, Any] = {"sampler": hp.sampler, "weights": hp.weights, "state": hp.state, "layers": hp.layers}
-        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, **draws, **hp.outside())
+        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, **hp.draws(), **hp.outside())
         return optimizer
 
     def _mixed_adamw(self, model: nn.Module, lr: float) -> Optimizer:
@@ -101,7 +98,7 @@ class Method(contract.Method):
     def trainable_parameters(self, model: nn.Module) -> dict[str, int]:
         """`sampled` is gamma times the mean unit: what the drawn layers of one period hold, so that `total` is what
         trains at a time; where units differ in size or are not drawn alike, on average of a uniform draw."""
-        in_units = {id(p): p.numel() for unit in self.lisa.parameters for p in unit}
+        in_units = {id(p): p.numel() for unit in self.lisa.unit_parameters for p in unit}
         always = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in in_units)
         sampled = sum(in_units.values()) * self.hyperparameters.gamma // len(self.lisa.units)
         return {"always": always, "sampled": sampled, "total": always + sampled}

@@ -17,15 +17,24 @@ docs/lisa.md has it all on one page.
 
 from lisa.hook import LISA
 from lisa.layers import decoder_layers
-from lisa.sampling import draw_independent, draw_uniform, draw_weighted, paper_weights
+from lisa.sampling import (
+    draw_adaptive,
+    draw_independent,
+    draw_uniform,
+    draw_weighted,
+    inclusion_probabilities,
+    paper_weights,
+)
 from lisa.switch import activate
 
 __all__ = [
     "LISA",
     "activate",
     "decoder_layers",
+    "draw_adaptive",
     "draw_independent",
     "draw_uniform",
     "draw_weighted",
+    "inclusion_probabilities",
     "paper_weights",
 ]

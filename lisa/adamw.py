@@ -287,3 +287,5 @@ def _show(optimizer: Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, _Hidden):
                 state[name] = value.tensor.to(parameter.device)
+        if f"{MOMENTS[0]}_codes" in state:
+            state["step"] = state["step"].cpu()  # torch puts a fused optimizer's on the device

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -87,5 +88,6 @@ def _only_these_train(model: nn.Module, names: Collection[str]) -> Iterator[None
 
 
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters by the names that DCP gives them: those of the model before torch.compile."""
-    return {name.replace("_orig_mod.", ""): parameter for name, parameter in model.named_parameters()}
+    """The parameters by the names that DCP gives them: without those of torch's wrappers (compile, checkpointing)."""
+    wrappers = re.compile(r"(^|(?<=\.))(_orig_mod|_checkpoint_wrapped_module)\.")
+    return {wrappers.sub("", name): parameter for name, parameter in model.named_parameters()}

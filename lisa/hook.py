@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lisa.adaptive import GradientNorms
-from lisa.distributed import refuse_unsupported
+from lisa.distributed import refuse_unsupported, watch_for_ddp
 from lisa.layers import parts
 from lisa.offload import HostMemory
 from lisa.sampling import (
@@ -25,6 +26,7 @@ from lisa.sampling import (
 from lisa.switch import activate, check_state
 
 CHOICES = ("on", "off", "drawn")  # for what is outside the decoder layers
+MAY_BE_EMPTY = "sampler='independent' may draw no layer, and nothing trains always."
 
 
 class LISA:
@@ -52,6 +54,7 @@ class LISA:
 
     Attributes:
         units: names of what is drawn: "layer 0", "layer 1", ..., then "embeddings", "head", "norm" where drawn.
+        unit_parameters: of each unit, the parameters that train while it is active.
         active: indices into `units` of those that train now.
 
     Raises:
@@ -76,55 +79,65 @@ class LISA:
         layers: str | None = None,
     ) -> None:
         refuse_unsupported(model)
+        watch_for_ddp(model)
+        if hasattr(model, "_orig_mod"):
+            what = "A model compiled as a whole compiles again for every new set of active layers"
+            warnings.warn(f"{what}. Compile its layers: lisa.compile.compile_layers(model).", stacklevel=2)
         optimizer = _unwrapped(optimizer)
-        check_period_steps(period_steps)
-        check_sampler(sampler)
-        check_state(state)
-        check_always_on(embeddings=embeddings, head=head, norm=norm)
-        found = parts(model, layers)
-        if found.tied and embeddings != head:
-            raise ValueError(f"Embeddings and head are one matrix, but embeddings={embeddings!r} and head={head!r}.")
-        outside = {"embeddings": found.embeddings, "head": found.head, "norm": found.norm}
         chosen = {"embeddings": embeddings, "head": head, "norm": norm}
+        check_seed(seed)
+        check_arguments(gamma, period_steps, sampler=sampler, weights=weights, state=state, **chosen)
+        found = parts(model, layers)
+        if found.tied:
+            check_tied(embeddings, head)
+        outside = {"embeddings": found.embeddings, "head": found.head, "norm": found.norm}
         units = {f"layer {index}": parameters for index, parameters in enumerate(found.layers)}
         units |= {name: outside[name] for name in outside if chosen[name] == "drawn" and outside[name]}
         self.units = tuple(units)
-        self.parameters = [[p for p in parameters if p.requires_grad] for parameters in units.values()]
+        self.unit_parameters = [[p for p in parameters if p.requires_grad] for parameters in units.values()]
+        self.model = model
         self.optimizer, self.gamma, self.period_steps, self.seed = optimizer, gamma, period_steps, seed
         self.sampler, self.state = sampler, state
         self.weights = check_sampler_weights(sampler, weights, len(self.units))
         self._always_on = chosen
         check_gamma(gamma, len(self.units))
-        _check_trainable(dict(zip(self.units, self.parameters, strict=True)), optimizer)
         off = [p for name in outside if chosen[name] == "off" for p in outside[name]]
-        _check_something_trains(model, self.parameters, off, sampler)
+        always = {name: [p for p in outside[name] if p.requires_grad] for name in outside if chosen[name] == "on"}
+        _check_trainable(dict(zip(self.units, self.unit_parameters, strict=True)), always, optimizer)
+        _check_something_trains(model, self.unit_parameters, off, sampler)
 
         for parameter in off:
             parameter.requires_grad_(False)
             parameter.grad = None
             optimizer.state.pop(parameter, None)
-        in_units = [p for parameters in self.parameters for p in parameters]
+        in_units = [p for parameters in self.unit_parameters for p in parameters]
         self._host = HostMemory(optimizer, in_units) if state == "offload" else None
-        self._norms = GradientNorms(self.parameters, optimizer) if sampler == "adaptive" else None
+        self._norms = GradientNorms(self.unit_parameters, optimizer) if sampler == "adaptive" else None
         self.active: tuple[int, ...] = ()
         self._period: int | None = None  # whose units are active
         self._norms_period: int | None = None  # whose gradients the adaptive sampler is gathering
 
     def before_step(self, step: int) -> None:
-        """Redraw if a period begins; call before the first forward of optimizer step `step` (0-based)."""
-        period = step // self.period_steps
+        """Redraw if a period begins; call before the first forward of optimizer step `step` (0-based).
+
+        Raises:
+            ValueError: `step` is no whole number of at least 0; model or optimizer hold other parameters by now.
+        """
+        period = check_step(step) // self.period_steps
         if period == self._period:
             return
+        self._check_still_there()
         if self._norms is not None:
             self._end_period(self._norms, period, step)
+        resumed = self._period is None and step % self.period_steps != 0  # into a period whose state was loaded
         self._period = self._norms_period = period
         self.active = self._draw(period)
-        resumed = step % self.period_steps != 0  # in the middle of a period, whose state is the checkpoint's
         state = "drop" if self.state == "reset" and resumed else self.state
-        activate(self.parameters, self.active, self.optimizer, state, self._host)
+        activate(self.unit_parameters, self.active, self.optimizer, state, self._host)
 
     def close(self) -> None:
-        """Take LISA's hooks off the optimizer, before another LISA is built over it; `requires_grad` stays as it is."""
+        """Take LISA's hooks off the optimizer. `requires_grad` stays as it is: before another LISA is built over the
+        model, call `model.requires_grad_(True)`."""
         for part in (self._norms, self._host):
             if part is not None:
                 part.close()
@@ -139,7 +152,7 @@ class LISA:
         Raises:
             ValueError: it was made with other settings.
         """
-        saved, own = state["settings"], self._settings()
+        saved, own = state.get("settings", {}), self._settings()
         other = {name for name in saved | own if saved.get(name) != own.get(name)}
         if other:
             told = ", ".join(f"{name} {saved.get(name)!r} (here {own.get(name)!r})" for name in sorted(other))
@@ -164,6 +177,14 @@ class LISA:
         if self._norms_period not in (None, period):
             norms.end_period(self.period_steps)
 
+    def _check_still_there(self) -> None:
+        """Sharding replaces parameters; LISA would go on with those that nobody uses any more."""
+        in_model = {id(p) for p in self.model.parameters()}
+        in_both = in_model & {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if any(id(p) not in in_both for parameters in self.unit_parameters for p in parameters):
+            what = "Model or optimizer hold other parameters than when LISA was built"
+            raise ValueError(f"{what}. Build LISA last, after fully_shard, accelerator.prepare or peft.")
+
     def _settings(self) -> dict[str, Any]:
         numbers = {"gamma": self.gamma, "period_steps": self.period_steps, "seed": self.seed}
         draws = {"sampler": self.sampler, "weights": self.weights, "state": self.state, "units": list(self.units)}
@@ -173,18 +194,50 @@ class LISA:
         return {} if self._norms is None else self._norms.state_dict()
 
 
-def check_period_steps(period_steps: int) -> None:
-    """Raise ValueError unless `period_steps` is a whole number, at least 1."""
-    if isinstance(period_steps, bool) or not isinstance(period_steps, int) or period_steps < 1:
-        what = f"period_steps, the optimizer steps between two draws, is {period_steps!r}"
-        raise ValueError(f"{what}; legal: a whole number, at least 1.")
-
-
-def check_always_on(**choices: str) -> None:
-    """Raise ValueError unless each of embeddings, head and norm is one of CHOICES."""
-    for name, choice in choices.items():
+def check_arguments(
+    gamma: int,
+    period_steps: int,
+    *,
+    sampler: str = "uniform",
+    weights: Sequence[float] | None = None,
+    state: str = "drop",
+    embeddings: str = "on",
+    head: str = "on",
+    norm: str = "on",
+    layers: str | None = None,
+) -> None:
+    """Raise ValueError for arguments of `LISA` that are wrong for any model, before there is one."""
+    for name, number in (("gamma", gamma), ("period_steps", period_steps)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            what = {"gamma": "the number of layers drawn each period", "period_steps": "the steps between two draws"}
+            raise ValueError(f"{name}, {what[name]}, is {number!r}; legal: a whole number, at least 1.")
+    check_sampler(sampler)
+    check_state(state)
+    check_sampler_weights(sampler, weights, len(weights or ()))
+    for name, choice in {"embeddings": embeddings, "head": head, "norm": norm}.items():
         if choice not in CHOICES:
             raise ValueError(f"{name} is {choice!r}; legal: {', '.join(CHOICES)}.")
+    if sampler == "independent" and embeddings == head == norm == "off":
+        raise ValueError(f"{MAY_BE_EMPTY} Leave head or norm on.")
+
+
+def check_tied(embeddings: str, head: str) -> None:
+    """Raise ValueError unless embeddings and head, one matrix, are chosen alike."""
+    if embeddings != head:
+        raise ValueError(f"Embeddings and head are one matrix, but embeddings={embeddings!r} and head={head!r}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless `seed` is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}; legal: a whole number.")
+
+
+def check_step(step: int) -> int:
+    """`step`; raise ValueError unless it is a whole number, at least 0."""
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ValueError(f"The optimizer step is {step!r}; legal: a whole number, at least 0.")
+    return step
 
 
 def check_sampler_weights(sampler: str, weights: Sequence[float] | None, units: int) -> list[float]:
@@ -209,16 +262,19 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     return inner if isinstance(inner, Optimizer) else optimizer
 
 
-def _check_trainable(units: dict[str, list[nn.Parameter]], optimizer: Optimizer) -> None:
-    """Units that were frozen before LISA, or before the optimizer, was built would silently never train: refuse."""
-    advice = "Build the optimizer over all parameters, then LISA, which does the freezing."
+def _check_trainable(
+    units: dict[str, list[nn.Parameter]], always: dict[str, list[nn.Parameter]], optimizer: Optimizer
+) -> None:
+    """What was frozen before LISA, or before the optimizer, was built would silently never train: refuse."""
+    advice = "Build the optimizer over all parameters, then LISA, which does the freezing"
     frozen = [name for name, parameters in units.items() if not parameters]
     if frozen:
-        raise ValueError(f"No parameter of {', '.join(frozen)} requires a gradient. {advice}")
+        again = "; where another LISA has frozen layers, call model.requires_grad_(True) first"
+        raise ValueError(f"No parameter of {', '.join(frozen)} requires a gradient. {advice}{again}.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    unknown = [name for name, parameters in units.items() if any(id(p) not in held for p in parameters)]
+    unknown = [name for name, part in (units | always).items() if any(id(p) not in held for p in part)]
     if unknown:
-        raise ValueError(f"The optimizer does not hold all parameters of {', '.join(unknown)}. {advice}")
+        raise ValueError(f"The optimizer does not hold all parameters of {', '.join(unknown)}. {advice}.")
 
 
 def _check_something_trains(
@@ -228,4 +284,4 @@ def _check_something_trains(
     not_always = {id(p) for parameters in [*units, off] for p in parameters}
     always = any(p.requires_grad and id(p) not in not_always for p in model.parameters())
     if sampler == "independent" and not always:
-        raise ValueError("sampler='independent' may draw no layer, and nothing trains always. Leave head or norm on.")
+        raise ValueError(f"{MAY_BE_EMPTY} Leave head or norm on.")

@@ -106,7 +106,9 @@ def _outermost_lists(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 
 def _layers_at(model: nn.Module, path: str) -> list[nn.Module]:
-    layers = dict(model.named_modules()).get(path)
+    modules = dict(model.named_modules())
+    inside = [module for name, module in modules.items() if name.endswith(f".{path}")]  # of a wrapper
+    layers = modules.get(path) or (inside[0] if len(inside) == 1 else None)
     if isinstance(layers, nn.ModuleList | nn.Sequential) and len(layers):
         return list(layers)
     lists = _names(_outermost_lists(model))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import numbers
 from collections.abc import Sequence
 
 SAMPLERS = ("uniform", "independent", "weighted", "adaptive")
@@ -137,7 +138,7 @@ def check_weights(weights: Sequence[float], count: int) -> None:
     if len(weights) != count:
         raise ValueError(f"{len(weights)} weights for {count} layers to draw from; legal: one each.")
     for index, weight in enumerate(weights):
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0 < weight < math.inf:
             raise ValueError(f"The weight of layer {index} is {weight!r}; legal: a positive, finite number.")
 
 

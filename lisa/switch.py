@@ -10,7 +10,8 @@ reset    all state is dropped at every draw, that of the units always on too, bi
          own runs, each interval a process of its own (LMFlow #729).
 keep     nothing is dropped: the authors' public callback. The state grows with every unit visited, to that of full
          fine-tuning.
-offload  as `keep`, with the state of what is frozen in host memory (`offload.py`).
+offload  as `keep`, with the state of what is frozen in host memory (`offload.py`). On a GPU the moments of two active
+         sets share it from the switch until the copies are done, when neither activations nor gradients are there.
 
 In all four the optimizer itself is never rebuilt, so learning rate and schedule go on unbroken.
 """
@@ -38,7 +39,7 @@ def activate(
 
     The order matters. A gradient left standing, even one of zeros, lets momentum and weight decay go on moving a
     frozen layer: gradients go first. Then units are frozen and their state leaves before others are unfrozen, so that
-    the moments of more than one active set are never held.
+    the moments of two active sets are not held at once.
 
     Args:
         units: for each unit, the parameters that train while it is active.

@@ -22,7 +22,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import ParallelMode
 
-from lisa.hook import LISA
+from lisa.hook import LISA, check_arguments
 
 
 class LISACallback(TrainerCallback, ExportableState):
@@ -39,12 +39,13 @@ class LISACallback(TrainerCallback, ExportableState):
 
     Raises:
         TypeError: a keyword that `LISA` does not know.
-        ValueError: when training begins: all that `LISA` refuses; several processes without FSDP2; a second
-            LISACallback; a checkpoint of other draws, or of no LISACallback.
+        ValueError: an argument that is wrong for any model. When training begins: all that `LISA` refuses; several
+            processes without FSDP2; a second LISACallback; a checkpoint of other draws, or of no LISACallback.
     """
 
     def __init__(self, gamma: int = 2, period_steps: int = 10, seed: int | None = None, **settings: Any) -> None:
         inspect.signature(LISA).bind(None, None, gamma, period_steps, seed, **settings)  # misspelt: an error here
+        check_arguments(gamma, period_steps, **settings)
         self.settings = {"gamma": gamma, "period_steps": period_steps, "seed": seed, **settings}
         self.lisa: LISA | None = None
         self._required: list[tuple[nn.Parameter, bool]] = []  # what required a gradient before training
@@ -61,6 +62,9 @@ class LISACallback(TrainerCallback, ExportableState):
         required = [(p, p.requires_grad) for p in model.parameters()]
         self.lisa = LISA(model, optimizer, **{**self.settings, "seed": seed})
         self._required = required
+        if args.torch_compile:
+            what = "TrainingArguments.torch_compile compiles the model again for every new set of active layers"
+            warnings.warn(f"{what}. Leave it off, and call lisa.compile.compile_layers(model).", stacklevel=2)
         if state.global_step > 0:
             self.lisa.load_state_dict(saved)
 

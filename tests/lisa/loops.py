@@ -24,9 +24,9 @@ def adamw(model: nn.Module, **settings: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), **{"lr": 3e-3, "weight_decay": 0.1, **settings})
 
 
-def make(model: nn.Module, gamma: int = 2, **arguments: Any) -> LISA:
+def make(model: nn.Module, gamma: int = 2, adamw_flags: dict[str, bool] | None = None, **arguments: Any) -> LISA:
     """LISA over a fresh AdamW."""
-    return LISA(model, adamw(model), gamma=gamma, period_steps=PERIOD, seed=0, **arguments)
+    return LISA(model, adamw(model, **(adamw_flags or {})), gamma=gamma, period_steps=PERIOD, seed=0, **arguments)
 
 
 def one_step(model: nn.Module, lisa: LISA, step: int, set_to_none: bool = True) -> float:

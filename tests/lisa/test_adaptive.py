@@ -54,7 +54,7 @@ def test_layers_with_larger_gradients_are_drawn_more_often():
         drawn.append(lisa.active[0])
         loss_of(model, period).backward()
         if lisa.active == (favourite,):
-            for parameter in lisa.parameters[favourite]:
+            for parameter in lisa.unit_parameters[favourite]:
                 parameter.grad *= 1e4
         with torch.no_grad():
             lisa.optimizer.step()

@@ -13,36 +13,14 @@ import torch
 from torch import nn
 
 from lisa import LISA, decoder_layers, draw_uniform
+from tests.lisa.loops import PERIOD, adamw, make, moments_bytes, one_step
 from tests.models import LAYERS, changed, copies, loss_of, state_bytes, tiny_gpt2, tiny_llama
-
-PERIOD = 3
-
-
-def adamw(model: nn.Module, **settings) -> torch.optim.AdamW:
-    return torch.optim.AdamW(model.parameters(), **{"lr": 3e-3, "weight_decay": 0.1, **settings})
-
-
-def make(model: nn.Module, gamma: int = 2, **settings) -> LISA:
-    return LISA(model, adamw(model, **settings), gamma=gamma, period_steps=PERIOD, seed=0)
-
-
-def one_step(model: nn.Module, lisa: LISA, step: int, set_to_none: bool = True) -> None:
-    lisa.before_step(step)
-    loss_of(model, step).backward()
-    lisa.optimizer.step()
-    lisa.optimizer.zero_grad(set_to_none=set_to_none)
 
 
 def layer_of(name: str) -> int | None:
     """Index of the decoder layer that holds the parameter `name`."""
     parts = name.split(".")
     return next((int(part) for part in parts if part.isdigit()), None)
-
-
-def active_bytes(model: nn.Module, active: tuple[int, ...]) -> int:
-    """Two fp32 moments a weight and one fp32 step count a parameter, for what is active and nothing else."""
-    held = [p for name, p in model.named_parameters() if layer_of(name) is None or layer_of(name) in active]
-    return sum(2 * 4 * p.numel() + 4 for p in held)
 
 
 # --- bugs of public implementations ---------------------------------------------------------------------------------
@@ -72,10 +50,10 @@ def test_an_optimizer_built_after_freezing_is_refused():  # bug 1
 @pytest.mark.parametrize("flags", [{"fused": True}, {"foreach": True}, {"foreach": False}], ids=str)
 def test_state_holds_active_layers_only(flags):  # bug 2
     model = tiny_llama()
-    lisa = make(model, **flags)
+    lisa = make(model, adamw_flags=flags)
     for step in range(20 * PERIOD):
         one_step(model, lisa, step)
-        assert state_bytes(lisa.optimizer) == active_bytes(model, lisa.active)
+        assert state_bytes(lisa.optimizer) == moments_bytes(model, set(lisa.active))
 
 
 def test_a_toggle_without_dropping_grows():  # what bug 2 looks like: the formula above can tell
@@ -88,7 +66,7 @@ def test_a_toggle_without_dropping_grows():  # what bug 2 looks like: the formul
         loss_of(model, step).backward()
         lisa.optimizer.step()
         lisa.optimizer.zero_grad()
-    assert state_bytes(lisa.optimizer) == active_bytes(model, tuple(range(LAYERS)))
+    assert state_bytes(lisa.optimizer) == moments_bytes(model, set(range(LAYERS)))
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -148,7 +126,7 @@ def test_tied_embeddings_stay_on(make_model):  # bug 7
 @pytest.mark.parametrize("flags", [{"fused": True}, {"foreach": False}], ids=str)
 def test_gamma_equal_to_all_layers_is_full_finetuning(flags):
     lisa_model, full_model = tiny_llama(), tiny_llama()
-    lisa, full = make(lisa_model, gamma=LAYERS, **flags), adamw(full_model, **flags)
+    lisa, full = make(lisa_model, gamma=LAYERS, adamw_flags=flags), adamw(full_model, **flags)
     for step in range(30):
         one_step(lisa_model, lisa, step)
         loss_of(full_model, step).backward()
@@ -190,27 +168,6 @@ def test_only_what_required_a_gradient_is_switched():
     assert all(p.requires_grad for index in lisa.active for p in decoder_layers(model)[index].self_attn.parameters())
 
 
-@pytest.mark.parametrize("stop", range(1, 3 * PERIOD))
-def test_a_resumed_run_is_the_uninterrupted_one(stop):
-    whole = tiny_llama()
-    lisa = make(whole)
-    for step in range(3 * PERIOD):
-        if step == stop:
-            weights = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
-            states = [{**lisa.optimizer.state_dict()}, lisa.state_dict()]
-            states[0]["state"] = {k: {n: t.clone() for n, t in v.items()} for k, v in states[0]["state"].items()}
-        one_step(whole, lisa, step)
-    resumed = tiny_llama(seed=1)
-    again = make(resumed)
-    resumed.load_state_dict(weights)
-    again.optimizer.load_state_dict(states[0])
-    again.load_state_dict(states[1])
-    for step in range(stop, 3 * PERIOD):
-        one_step(resumed, again, step)
-    assert changed(resumed, copies(whole)) == set()
-    assert again.active == lisa.active
-
-
 @pytest.mark.parametrize("other", [{"gamma": 3}, {"seed": 1}, {"sampler": "adaptive"}, {"state": "keep"}], ids=str)
 def test_a_checkpoint_of_other_draws_is_refused(other):
     settings = {"gamma": 2, "period_steps": PERIOD, "seed": 0}
@@ -222,10 +179,54 @@ def test_a_checkpoint_of_other_draws_is_refused(other):
         lisa.load_state_dict(saved)
 
 
-@pytest.mark.parametrize("gamma", [0, LAYERS + 1])
-def test_gamma_out_of_range_is_an_error(gamma):
-    with pytest.raises(ValueError, match=rf"is {gamma}; legal: 1\.\.{LAYERS}"):
+@pytest.mark.parametrize(("gamma", "legal"), [(0, "a whole number, at least 1"), (LAYERS + 1, rf"1\.\.{LAYERS}")])
+def test_gamma_out_of_range_is_an_error(gamma, legal):
+    with pytest.raises(ValueError, match=rf"is {gamma}; legal: {legal}"):
         make(tiny_llama(), gamma=gamma)
+
+
+@pytest.mark.parametrize("seed", [None, "0", 1.0, True])
+def test_an_illegal_seed_is_an_error(seed):
+    model = tiny_llama()
+    with pytest.raises(ValueError, match="seed is .*; legal: a whole number"):
+        LISA(model, adamw(model), 2, PERIOD, seed)
+
+
+@pytest.mark.parametrize("step", [3.0, -1, None])
+def test_an_illegal_step_is_an_error(step):
+    """As a float, period 1.0 would hash to other layers than period 1."""
+    with pytest.raises(ValueError, match="step is .*; legal: a whole number, at least 0"):
+        make(tiny_llama()).before_step(step)
+
+
+@pytest.mark.parametrize("missing", ["embed_tokens", "lm_head", "norm"])
+def test_an_optimizer_without_what_trains_always_is_refused(missing):
+    model = tiny_llama()
+    held = [p for name, p in model.named_parameters() if missing not in name or "layers" in name]
+    with pytest.raises(ValueError, match="does not hold all parameters of (embeddings|head|norm)"):
+        LISA(model, torch.optim.AdamW(held), 2, PERIOD, 0)
+
+
+def test_parameters_replaced_after_lisa_was_built_are_an_error():
+    """As fully_shard and accelerate's FSDP2 replace them: LISA would switch those that nobody uses any more."""
+    model = tiny_llama()
+    lisa = make(model)
+    lisa.before_step(0)
+    weight = decoder_layers(model)[0].mlp.up_proj
+    weight.weight = nn.Parameter(weight.weight.detach().clone())
+    with pytest.raises(ValueError, match="other parameters than when LISA was built.*Build LISA last"):
+        lisa.before_step(PERIOD)
+
+
+def test_a_model_compiled_as_a_whole_is_warned_of():
+    model = torch.compile(tiny_llama())
+    with pytest.warns(UserWarning, match="again for every new set of active layers.*compile_layers"):
+        make(model)
+
+
+def test_a_state_that_is_none_of_lisas_is_refused():
+    with pytest.raises(ValueError, match="draws other layers"):
+        make(tiny_llama()).load_state_dict({})
 
 
 @pytest.mark.parametrize("period", [0, -3, 2.5, True])
