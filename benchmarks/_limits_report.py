@@ -79,16 +79,17 @@ class Bound:
     measured: float | None
     interval: tuple[float, float] | None = None
     reason: str = ""  # why it was not measured, or what to know about it
+    judged: bool = True  # False where the limit is meant for other sizes
 
     @property
     def verdict(self) -> str:
-        """met; within the spread (the median is beyond the limit, its interval reaches it); missed; or not measured."""
+        """met or missed, by median and both ends of its interval alike; undecided where the limit lies between them."""
         if self.measured is None:
             return "not measured"
-        if self._holds(self.measured):
-            return "met"
-        reached = self.interval is not None and any(map(self._holds, self.interval))
-        return "within the spread" if reached else "missed"
+        if not self.judged:
+            return "not judged"
+        holds = [self._holds(value) for value in (self.measured, *(self.interval or ()))]
+        return "met" if all(holds) else "undecided" if any(holds) else "missed"
 
     def _holds(self, value: float) -> bool:
         return {

@@ -16,6 +16,7 @@ import datetime
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from workflow.engine import records  # noqa: E402
 
 SECTIONS = ("correctness", "memory", "state", "speed")
 THREADS = 2
+SIZES_OF_BOUNDS = (("cpu", "llama-100m", "fp32", 256), ("cuda", "llama-2-7b", "bf16", 1024))
 LONG_ROWS = 4  # on the CPU, memory is shown for rows so many times as long, too
 
 
@@ -45,20 +47,20 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", THREADS)))
     setup = Setup(arguments.shape, torch.device(arguments.device), arguments.dtype, 1, arguments.tokens)
     environment = describe_environment(setup)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     results = Results()
     for section in arguments.sections:
         found = run_section(section, setup, arguments.quick)
         results.add(found)
         print("\n\n".join(table.markdown() for table in found.tables), end="\n\n", flush=True)
+    results.bounds = [replace(bound, judged=is_for_bounds(arguments)) for bound in results.bounds]
     print(summary(results.bounds).markdown())
-    folder = arguments.out or ROOT / "results/reference" / folder_name(setup.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder, results, environment)
-    print(f"\nWritten to {folder}.")
+    write(arguments.out, results, environment)
+    print(f"\nWritten to {arguments.out}.")
 
 
 def parse() -> argparse.Namespace:
-    """The command line; --quick changes the shape unless one is named."""
+    """The command line; --quick changes the sizes unless they are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default cpu)")
     parser.add_argument("--shape", choices=SHAPES, help="default llama-100m, with --quick tiny")
@@ -66,11 +68,28 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, help="a row; one row a batch (default 256, with --quick 16)")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--out", type=Path, help="folder to write to (default results/reference/<device>)")
+    parser.add_argument("--out", type=Path, help="folder to write to (whole runs: default results/reference/<device>)")
     arguments = parser.parse_args()
-    arguments.tokens = arguments.tokens or (16 if arguments.quick else 256)
+    if arguments.tokens is None:
+        arguments.tokens = 16 if arguments.quick else 256
     arguments.shape = arguments.shape or ("tiny" if arguments.quick else "llama-100m")
+    if arguments.tokens < 2:
+        parser.error(f"--tokens {arguments.tokens}: a row needs 2, one to read and one to predict")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", arguments.device):
+        parser.error(f"--device {arguments.device}: cpu, cuda, or cuda:<number>")
+    if arguments.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {arguments.device}: torch finds no CUDA device here")
+    if arguments.out is None:
+        if not is_for_bounds(arguments) or set(arguments.sections) != set(SECTIONS):
+            parser.error("--out FOLDER is needed: results/reference/ is for whole runs at the sizes of the bounds")
+        arguments.out = ROOT / "results/reference" / folder_name(torch.device(arguments.device))
     return arguments
+
+
+def is_for_bounds(arguments: argparse.Namespace) -> bool:
+    """Whether these are sizes that the bounds are meant for."""
+    sizes = (arguments.device.partition(":")[0], arguments.shape, arguments.dtype, arguments.tokens)
+    return not arguments.quick and sizes in SIZES_OF_BOUNDS
 
 
 def run_section(section: str, setup: Setup, quick: bool) -> Results:

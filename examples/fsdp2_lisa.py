@@ -81,6 +81,8 @@ def my_rows(step: int) -> Tensor:
 
 
 def main(replicate: bool) -> None:
+    if "RANK" not in os.environ:
+        sys.exit("Start it with torchrun: torchrun --nproc_per_node 2 examples/fsdp2_lisa.py")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

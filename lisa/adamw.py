@@ -2,8 +2,8 @@
 
 With a large vocabulary, embeddings and head are most of what LISA trains, and their moments most of its state:
 
-    big = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]  # one if tied
-    rest = [p for p in model.parameters() if all(p is not other for other in big)]
+    found = lisa.layers.parts(model)
+    big, rest = [*found.embeddings, *found.head], [*found.norm, *(p for layer in found.layers for p in layer)]
     optimizer = AdamW([{"params": rest}, {"params": big, "moment_bits": 8}], lr=1e-5, fused=True)
 
 Block-wise quantisation: every 256 consecutive values of a moment share one fp32 scale, their largest magnitude, and

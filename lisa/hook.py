@@ -178,12 +178,16 @@ class LISA:
             norms.end_period(self.period_steps)
 
     def _check_still_there(self) -> None:
-        """Sharding replaces parameters; LISA would go on with those that nobody uses any more."""
+        """Sharding replaces parameters; LISA would go on with those that nobody uses any more.
+
+        In a model that was sharded before, `parameters()` may be the gathered ones, so there only the optimizer tells.
+        """
         in_model = {id(p) for p in self.model.parameters()}
-        in_both = in_model & {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        if any(id(p) not in in_both for parameters in self.unit_parameters for p in parameters):
-            what = "Model or optimizer hold other parameters than when LISA was built"
-            raise ValueError(f"{what}. Build LISA last, after fully_shard, accelerator.prepare or peft.")
+        in_optimizer = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        for p in (p for parameters in self.unit_parameters for p in parameters):
+            if id(p) not in in_optimizer or (id(p) not in in_model and not hasattr(p, "device_mesh")):
+                what = "Model or optimizer hold other parameters than when LISA was built"
+                raise ValueError(f"{what}. Build LISA last, after fully_shard, accelerator.prepare or peft.")
 
     def _settings(self) -> dict[str, Any]:
         numbers = {"gamma": self.gamma, "period_steps": self.period_steps, "seed": self.seed}

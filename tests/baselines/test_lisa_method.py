@@ -124,3 +124,25 @@ def test_weights_are_counted_before_anything_is_loaded():
     method.check({"num_hidden_layers": 4})
     with pytest.raises(ValueError, match="5 weights for 9 layers to draw from"):
         method.check({"num_hidden_layers": 8})
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "message"),
+    [
+        ({"embeddings": "off"}, {"num_hidden_layers": 4, "tie_word_embeddings": True}, "one matrix"),
+        (
+            {"gamma": 6, "head": "drawn", "embeddings": "drawn"},
+            {"num_hidden_layers": 4, "tie_word_embeddings": True},
+            "1..5",
+        ),
+    ],
+)
+def test_choices_that_a_tied_model_cannot_follow_are_an_error_before_it_is_loaded(settings, config, message):
+    with pytest.raises(ValueError, match=message):
+        baselines.build("lisa", settings, ADAMW, 0).check(config)
+
+
+def test_a_draw_that_may_be_empty_is_an_error_before_anything_is_loaded():
+    settings = {"sampler": "independent", "embeddings": "off", "head": "off", "norm": "off"}
+    with pytest.raises(ValueError, match="may draw no layer, and nothing trains always"):
+        baselines.build("lisa", settings, ADAMW, 0)

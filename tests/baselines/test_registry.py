@@ -130,3 +130,8 @@ def test_an_illegal_value_is_an_error_with_the_value_and_what_is_legal(method, o
     (key, value) = next(iter(override.items()))
     with pytest.raises(ValueError, match=f"{key}.* {value!r}.*; legal: "):
         baselines.build(method, override, ADAMW, 0)
+
+
+def test_an_unquoted_word_that_yaml_takes_for_a_boolean_is_explained():
+    with pytest.raises(ValueError, match="'embeddings' of method lisa is False.*put them in quotes"):
+        baselines.hyperparameters("lisa", {"embeddings": False})

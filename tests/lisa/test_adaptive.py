@@ -36,6 +36,41 @@ def test_a_unit_keeps_its_norm_while_others_train():
     assert norms.norms == [2.0]
 
 
+def test_a_step_that_overflowed_adds_nothing():
+    """As mixed precision has them, and skips: one of them must not decide all draws to come."""
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    norms = GradientNorms([[parameter]], optimizer)
+    for gradient in ([3.0, 4.0], [float("inf"), 1.0], [float("nan"), 1.0]):
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    norms.end_period(1)
+    assert norms.norms == [5.0]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_loss_scale_does_not_count(fused):
+    """GradScaler leaves unscaling to a fused optimizer's kernel, so the hook sees gradients that are still scaled."""
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter], fused=fused)
+    norms = GradientNorms([[parameter]], optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale((parameter * torch.tensor([3.0, 4.0])).sum()).backward()
+    scaler.step(optimizer)
+    norms.end_period(1)
+    assert norms.norms == [pytest.approx(5.0)]
+
+
+def test_norms_of_half_precision_do_not_overflow():
+    parameter = nn.Parameter(torch.zeros(4, dtype=torch.float16))
+    optimizer = torch.optim.SGD([parameter])
+    norms = GradientNorms([[parameter]], optimizer)
+    parameter.grad = torch.full_like(parameter, 6e4)
+    optimizer.step()
+    norms.end_period(1)
+    assert norms.norms == [pytest.approx(1.2e5, rel=1e-3)]
+
+
 def test_every_layer_is_visited_before_any_is_visited_again():
     model = tiny_llama()
     lisa, drawn = make(model, sampler="adaptive"), []

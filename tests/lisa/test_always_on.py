@@ -11,7 +11,7 @@ from lisa import LISA
 from lisa.layers import parts
 from tests.lisa.loops import PERIOD, adamw, make, one_step, train
 from tests.lisa.test_layers import FAMILIES, SIZES
-from tests.models import LAYERS, changed, copies, tiny_gpt2, tiny_llama
+from tests.models import LAYERS, changed, copies, loss_of, tiny_gpt2, tiny_llama
 
 MATRICES = {"embeddings": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
 
@@ -31,6 +31,18 @@ def test_exactly_what_is_on_trains(choices):
     assert outside(changed(model, before)) == on
     held = {name for name, p in model.named_parameters() if p in lisa.optimizer.state}
     assert outside(held) == on
+
+
+def test_what_is_off_lets_go_of_gradient_and_state_of_an_earlier_training():
+    model = tiny_llama()
+    first = make(model)
+    train(model, first, 0, 1)
+    loss_of(model, 1).backward()
+    embedding = model.get_input_embeddings().weight
+    assert embedding.grad is not None and embedding in first.optimizer.state
+    model.requires_grad_(True)
+    LISA(model, first.optimizer, 2, PERIOD, 0, embeddings="off")
+    assert embedding.grad is None and embedding not in first.optimizer.state
 
 
 @pytest.mark.parametrize("gamma", [1, 3])

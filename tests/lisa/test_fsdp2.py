@@ -16,13 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from lisa import LISA
 from lisa.checkpoint import load, save
 from tests.lisa import fsdp2_worker as worker
 from tests.lisa.fsdp2_worker import MAX_GRAD_NORM, PERIOD, Mesh, Step
-from tests.models import LAYERS, tiny_llama
+from tests.models import LAYERS, loss_of, tiny_llama
 
 SHARDED, REPLICATED = (2,), (2, 1)
 TOLERANCE = 1e-5  # of fp32 losses: sums over two ranks are rounded elsewhere
@@ -222,6 +223,28 @@ def test_a_checkpoint_loads_in_a_compiled_model(tmp_path: Path):
 
 
 @alone_on_purpose
+def test_a_checkpoint_of_wrapped_layers_loads_in_the_same_model(tmp_path: Path):
+    """torch's activation checkpointing puts a module around each layer, whose name DCP leaves out."""
+
+    def wrapped() -> tuple[nn.Module, torch.optim.Optimizer, LISA]:
+        model = tiny_llama()
+        for index, layer in enumerate(model.model.layers):
+            model.model.layers[index] = checkpoint_wrapper(layer)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return model, optimizer, LISA(model, optimizer, 2, PERIOD, 0)
+
+    model, optimizer, lisa = wrapped()
+    lisa.before_step(0)
+    loss_of(model, 0).backward()
+    optimizer.step()
+    save(tmp_path, model, optimizer, lisa)
+    again, other, other_lisa = wrapped()
+    load(tmp_path, again, other, other_lisa)
+    held = [{n for n, p in m.named_parameters() if p in o.state} for m, o in ((model, optimizer), (again, other))]
+    assert held[0] == held[1] != set()
+
+
+@alone_on_purpose
 def test_a_run_that_has_begun_takes_no_checkpoint(tmp_path: Path):
     run = worker.start(None, {})
     worker.train(run, 0, 1)
@@ -268,6 +291,40 @@ def test_ddp_is_refused_itself_and_inside_a_wrapper(group_of_one: None):
     for wrapped in (model, nn.Sequential(model)):
         with pytest.raises(ValueError, match=r"under DistributedDataParallel: .* Use FSDP2"):
             refused(wrapped)
+
+
+def test_ddp_wrapped_around_the_model_afterwards_is_refused_at_its_first_forward(group_of_one: None):
+    model = tiny_llama()
+    lisa = refused(model)
+    loss_of(model, 0)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    lisa.before_step(0)
+    with pytest.raises(ValueError, match=r"under DistributedDataParallel: .* Use FSDP2"):
+        loss_of(parallel, 0)
+
+
+def test_sharding_after_lisa_was_built_is_an_error(group_of_one: None):
+    """The parameters that LISA knows are in no module then: everything would train."""
+    model = tiny_llama()
+    lisa = refused(model)
+    fully_shard(model)
+    with pytest.raises(ValueError, match="Build LISA last, after fully_shard"):
+        lisa.before_step(0)
+
+
+def test_evaluating_before_a_redraw_is_none(group_of_one: None):
+    """A forward without a backward leaves the gathered parameters in the modules."""
+    model = tiny_llama()
+    for layer in model.model.layers:
+        fully_shard(layer, reshard_after_forward=False)
+    fully_shard(model, reshard_after_forward=False)
+    lisa = refused(model)
+    lisa.before_step(0)
+    with torch.no_grad():
+        loss_of(model, 0)
+    lisa.before_step(PERIOD)
+    loss_of(model, 0).backward()
+    lisa.optimizer.step()
 
 
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")

@@ -97,6 +97,11 @@ def test_a_path_decides_between_several_lists():
     assert decoder_layers(model, "blocks1") == list(model.blocks1)
 
 
+def test_a_path_is_found_inside_a_wrapper():
+    model = tiny_llama()
+    assert decoder_layers(torch.compile(model), "model.layers") == list(model.model.layers)
+
+
 def test_encoder_and_decoder_are_not_confused():
     config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2, vocab_size=32)
     with pytest.raises(ValueError, match=r"encoder.block \(2 layers\), decoder.block \(2 layers\)"):

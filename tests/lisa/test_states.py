@@ -7,7 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from lisa.offload import HostMemory
-from lisa.switch import STATES
+from lisa.switch import STATES, activate
 from tests.lisa.loops import PERIOD, make, moments_bytes, one_step, step_counts, train
 from tests.models import LAYERS, changed, copies, state_bytes, tiny_llama
 
@@ -132,6 +132,43 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch):
 
 def devices(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, str]:
     return {name: value.device.type for name, value in optimizer.state[parameter].items()}
+
+
+def test_a_switch_parks_what_is_frozen_and_fetches_what_is_drawn(on_cuda):
+    parameter, optimizer, host, events = on_cuda
+    activate([[parameter]], [], optimizer, "offload", host)
+    assert devices(optimizer, parameter) == {"step": "cuda", "exp_avg": "cpu", "exp_avg_sq": "cpu"}
+    events.clear()
+    activate([[parameter]], [0], optimizer, "offload", host)
+    assert set(devices(optimizer, parameter).values()) == {"cuda"}
+    assert events == ["copies waits for compute", "on copies", "off copies", "recorded"] * 2
+
+
+def test_copies_are_asynchronous_from_and_to_pinned_memory(on_cuda, monkeypatch):
+    parameter, _, host, _ = on_cuda
+    blocking, pinned, copy, like = [], [], torch.Tensor.copy_, torch.empty_like
+
+    def watched_copy(to, value, non_blocking=False):
+        blocking.append(not non_blocking)
+        return copy(to, value, non_blocking)
+
+    def watched_like(value, **settings):
+        pinned.append(settings["pin_memory"])
+        return like(value, **settings)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", watched_copy)
+    monkeypatch.setattr(torch, "empty_like", watched_like)
+    host.park([parameter])
+    host.fetch([parameter])
+    assert blocking == [False] * 4 and pinned == [True] * 2
+
+
+def test_closing_waits_for_the_copies(on_cuda):
+    parameter, _, host, events = on_cuda
+    host.park([parameter])
+    events.clear()
+    host.close()
+    assert events == ["compute waits for copies", "host waits for copies"]
 
 
 def test_parked_moments_lie_in_host_memory_and_the_step_count_stays(on_cuda):

@@ -280,7 +280,7 @@ def test_8_bit_moments_are_dropped_and_resumed(tmp_path):
 
 
 def test_several_processes_without_fsdp2_are_an_error():
-    args, model = SimpleNamespace(parallel_mode=ParallelMode.DISTRIBUTED, seed=0), tiny_llama()
+    args, model = SimpleNamespace(torch_compile=False, parallel_mode=ParallelMode.DISTRIBUTED, seed=0), tiny_llama()
     optimizer = torch.optim.AdamW(model.parameters())
     with pytest.raises(ValueError, match="Expected to have finished reduction.*Use FSDP2.*'version': 2"):
         callback().on_train_begin(args, None, None, model=model, optimizer=optimizer)
@@ -299,7 +299,10 @@ def test_fsdp2_is_let_through_with_a_warning_where_the_trainer_saves(one_rank):
     model = tiny_llama()
     fully_shard(model)
     optimizer = torch.optim.AdamW(model.parameters())
-    lisa, args = callback(), SimpleNamespace(parallel_mode=ParallelMode.DISTRIBUTED, seed=0, save_only_model=False)
+    lisa, args = (
+        callback(),
+        SimpleNamespace(torch_compile=False, parallel_mode=ParallelMode.DISTRIBUTED, seed=0, save_only_model=False),
+    )
     for save_strategy, expected in (("no", []), ("steps", [True])):
         args.save_strategy = SaveStrategy(save_strategy)
         state = TrainerState(stateful_callbacks=[lisa])
@@ -321,6 +324,21 @@ def test_the_seed_is_the_trainers_unless_given(tmp_path):
 def test_a_keyword_that_lisa_does_not_know_is_an_error_at_once():
     with pytest.raises(TypeError, match="samplr"):
         LISACallback(samplr="uniform")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gamma": 0}, "gamma.* is 0; legal"),
+        ({"period_steps": 0}, "period_steps.* is 0; legal"),
+        ({"sampler": "greedy"}, "Unknown sampler 'greedy'"),
+        ({"state": "forget"}, "'forget'"),
+        ({"head": "maybe"}, "head is 'maybe'"),
+    ],
+)
+def test_what_no_model_could_satisfy_is_an_error_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LISACallback(**arguments)
 
 
 def test_lisa_does_not_import_transformers():
