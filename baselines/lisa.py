@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from baselines import contract
 from lisa import LISA
 from lisa.adamw import MOMENT_BITS, AdamW
-from lisa.hook import check_arguments, check_sampler_weights, check_tied
+from lisa.arguments import check_arguments, check_sampler_weights, check_tied
 from lisa.layers import parts
 from lisa.sampling import check_gamma
 

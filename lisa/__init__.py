@@ -10,7 +10,7 @@ freeze the others and drop their optimizer state. Other readings of the paper, a
         ...  # forward, backward, optimizer.step(), optimizer.zero_grad()
 
 Four things are separate: which layers exist (`layers.py`), which are drawn (`sampling.py`, `adaptive.py`), freezing and
-what becomes of optimizer state (`switch.py`, `offload.py`), and when (`hook.py`). Beside them, imported only by name:
+what becomes of optimizer state (`switch.py`, `offload.py`), and when (`hook.py`). Beside them, imported by name only:
 `lisa.trainer` (transformers, TRL), `lisa.checkpoint` (FSDP2), `lisa.compile`, `lisa.adamw` (8-bit moments).
 docs/lisa.md has it all on one page.
 """

@@ -10,23 +10,27 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lisa.adaptive import GradientNorms
+from lisa.arguments import (
+    check_arguments,
+    check_sampler_weights,
+    check_seed,
+    check_something_trains,
+    check_step,
+    check_tied,
+    check_trainable,
+)
 from lisa.distributed import refuse_unsupported, watch_for_ddp
 from lisa.layers import parts
 from lisa.offload import HostMemory
 from lisa.sampling import (
     check_gamma,
-    check_sampler,
-    check_weights,
     draw_adaptive,
     draw_independent,
     draw_uniform,
     draw_weighted,
     inclusion_probabilities,
 )
-from lisa.switch import activate, check_state
-
-CHOICES = ("on", "off", "drawn")  # for what is outside the decoder layers
-MAY_BE_EMPTY = "sampler='independent' may draw no layer, and nothing trains always."
+from lisa.switch import activate
 
 
 class LISA:
@@ -103,8 +107,8 @@ class LISA:
         check_gamma(gamma, len(self.units))
         off = [p for name in outside if chosen[name] == "off" for p in outside[name]]
         always = {name: [p for p in outside[name] if p.requires_grad] for name in outside if chosen[name] == "on"}
-        _check_trainable(dict(zip(self.units, self.unit_parameters, strict=True)), always, optimizer)
-        _check_something_trains(model, self.unit_parameters, off, sampler)
+        check_trainable(dict(zip(self.units, self.unit_parameters, strict=True)), always, optimizer)
+        check_something_trains(model, self.unit_parameters, off, sampler)
 
         for parameter in off:
             parameter.requires_grad_(False)
@@ -198,94 +202,7 @@ class LISA:
         return {} if self._norms is None else self._norms.state_dict()
 
 
-def check_arguments(
-    gamma: int,
-    period_steps: int,
-    *,
-    sampler: str = "uniform",
-    weights: Sequence[float] | None = None,
-    state: str = "drop",
-    embeddings: str = "on",
-    head: str = "on",
-    norm: str = "on",
-    layers: str | None = None,
-) -> None:
-    """Raise ValueError for arguments of `LISA` that are wrong for any model, before there is one."""
-    for name, number in (("gamma", gamma), ("period_steps", period_steps)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            what = {"gamma": "the number of layers drawn each period", "period_steps": "the steps between two draws"}
-            raise ValueError(f"{name}, {what[name]}, is {number!r}; legal: a whole number, at least 1.")
-    check_sampler(sampler)
-    check_state(state)
-    check_sampler_weights(sampler, weights, len(weights or ()))
-    for name, choice in {"embeddings": embeddings, "head": head, "norm": norm}.items():
-        if choice not in CHOICES:
-            raise ValueError(f"{name} is {choice!r}; legal: {', '.join(CHOICES)}.")
-    if sampler == "independent" and embeddings == head == norm == "off":
-        raise ValueError(f"{MAY_BE_EMPTY} Leave head or norm on.")
-
-
-def check_tied(embeddings: str, head: str) -> None:
-    """Raise ValueError unless embeddings and head, one matrix, are chosen alike."""
-    if embeddings != head:
-        raise ValueError(f"Embeddings and head are one matrix, but embeddings={embeddings!r} and head={head!r}.")
-
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError unless `seed` is a whole number."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed is {seed!r}; legal: a whole number.")
-
-
-def check_step(step: int) -> int:
-    """`step`; raise ValueError unless it is a whole number, at least 0."""
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"The optimizer step is {step!r}; legal: a whole number, at least 0.")
-    return step
-
-
-def check_sampler_weights(sampler: str, weights: Sequence[float] | None, units: int) -> list[float]:
-    """The weights that the sampler draws by, equal ones if none are given.
-
-    Raises:
-        ValueError: weights for a sampler that takes none; the weighted sampler without any; illegal or too few ones.
-    """
-    if weights is None:
-        if sampler == "weighted":
-            raise ValueError("sampler='weighted' needs weights: one positive number for each unit.")
-        return [1.0] * units
-    if sampler not in ("independent", "weighted"):
-        raise ValueError(f"sampler={sampler!r} takes no weights; legal with: independent, weighted.")
-    check_weights(weights, units)
-    return [float(weight) for weight in weights]
-
-
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside accelerate's AcceleratedOptimizer, whose own hooks are never called."""
     inner = getattr(optimizer, "optimizer", optimizer)
     return inner if isinstance(inner, Optimizer) else optimizer
-
-
-def _check_trainable(
-    units: dict[str, list[nn.Parameter]], always: dict[str, list[nn.Parameter]], optimizer: Optimizer
-) -> None:
-    """What was frozen before LISA, or before the optimizer, was built would silently never train: refuse."""
-    advice = "Build the optimizer over all parameters, then LISA, which does the freezing"
-    frozen = [name for name, parameters in units.items() if not parameters]
-    if frozen:
-        again = "; where another LISA has frozen layers, call model.requires_grad_(True) first"
-        raise ValueError(f"No parameter of {', '.join(frozen)} requires a gradient. {advice}{again}.")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    unknown = [name for name, part in (units | always).items() if any(id(p) not in held for p in part)]
-    if unknown:
-        raise ValueError(f"The optimizer does not hold all parameters of {', '.join(unknown)}. {advice}.")
-
-
-def _check_something_trains(
-    model: nn.Module, units: list[list[nn.Parameter]], off: list[nn.Parameter], sampler: str
-) -> None:
-    """A draw of no layer at all would leave a backward without anything to do."""
-    not_always = {id(p) for parameters in [*units, off] for p in parameters}
-    always = any(p.requires_grad and id(p) not in not_always for p in model.parameters())
-    if sampler == "independent" and not always:
-        raise ValueError(f"{MAY_BE_EMPTY} Leave head or norm on.")

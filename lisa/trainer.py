@@ -22,7 +22,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import ParallelMode
 
-from lisa.hook import LISA, check_arguments
+from lisa.arguments import check_arguments
+from lisa.hook import LISA
 
 
 class LISACallback(TrainerCallback, ExportableState):
