@@ -43,7 +43,7 @@ class LISAHyperparameters:
 
     def draws(self) -> dict[str, Any]:
         """What is drawn, and what becomes of the rest's state."""
-        return {"sampler": self.sampler, "weights": self.weights, "state": self.state, "layers": self.layers}
+        return {"sampler": self.sampler, "weights": self.weights, "state": self.state}
 
     def outside(self) -> dict[str, str]:
         """What becomes of the parts outside the decoder layers."""
@@ -76,7 +76,8 @@ class Method(contract.Method):
         """Over every parameter, before any layer is frozen: one that the optimizer does not know would never train."""
         hp = self.hyperparameters
         optimizer = super().optimizer(model, lr) if hp.always_on_moment_bits == 32 else self._mixed_adamw(model, lr)
-        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, **hp.draws(), **hp.outside())
+        choices = {**hp.draws(), **hp.outside()}
+        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, **choices, layers=hp.layers)
         return optimizer
 
     def _mixed_adamw(self, model: nn.Module, lr: float) -> Optimizer:

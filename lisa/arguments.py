@@ -21,13 +21,12 @@ def check_arguments(
     gamma: int,
     period_steps: int,
     *,
-    sampler: str = "uniform",
-    weights: Sequence[float] | None = None,
-    state: str = "drop",
-    embeddings: str = "on",
-    head: str = "on",
-    norm: str = "on",
-    layers: str | None = None,
+    sampler: str,
+    weights: Sequence[float] | None,
+    state: str,
+    embeddings: str,
+    head: str,
+    norm: str,
 ) -> None:
     """Raise ValueError for arguments of `LISA` that are wrong for any model, before there is one."""
     for name, number in (("gamma", gamma), ("period_steps", period_steps)):

@@ -13,13 +13,12 @@ from typing import Any
 import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 INSTEAD = (
     "Use FSDP2: torch.distributed.fsdp.fully_shard on every decoder layer and on the model; with "
     'init_device_mesh(device, (ranks, 1), mesh_dim_names=("replicate", "shard")) it is plain data parallelism.'
 )
-
-
 DDP_WAITS = "its reducer waits for a gradient of every parameter that required one when it was built"
 
 
@@ -42,14 +41,15 @@ def refuse_unsupported(model: nn.Module) -> None:
         raise ValueError(_cannot_redraw("DeepSpeed ZeRO-3", why))
 
 
-def watch_for_ddp(model: nn.Module) -> None:
+def watch_for_ddp(model: nn.Module) -> RemovableHandle | None:
     """In a distributed run, raise ValueError at the first forward of `model` within a DistributedDataParallel.
 
     For one that is wrapped around the model later. It would fail after a redraw, with torch's "Expected to have
-    finished reduction in the prior iteration".
+    finished reduction in the prior iteration". Removing the returned handle ends the watch.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        model.register_forward_pre_hook(_refuse_ddp)
+        return model.register_forward_pre_hook(_refuse_ddp)
+    return None
 
 
 def _refuse_ddp(module: nn.Module, arguments: Any) -> None:

@@ -83,7 +83,6 @@ class LISA:
         layers: str | None = None,
     ) -> None:
         refuse_unsupported(model)
-        watch_for_ddp(model)
         if hasattr(model, "_orig_mod"):
             what = "A model compiled as a whole compiles again for every new set of active layers"
             warnings.warn(f"{what}. Compile its layers: lisa.compile.compile_layers(model).", stacklevel=2)
@@ -117,6 +116,7 @@ class LISA:
         in_units = [p for parameters in self.unit_parameters for p in parameters]
         self._host = HostMemory(optimizer, in_units) if state == "offload" else None
         self._norms = GradientNorms(self.unit_parameters, optimizer) if sampler == "adaptive" else None
+        self._ddp_watch = watch_for_ddp(model)
         self.active: tuple[int, ...] = ()
         self._period: int | None = None  # whose units are active
         self._norms_period: int | None = None  # whose gradients the adaptive sampler is gathering
@@ -140,11 +140,13 @@ class LISA:
         activate(self.unit_parameters, self.active, self.optimizer, state, self._host)
 
     def close(self) -> None:
-        """Take LISA's hooks off the optimizer. `requires_grad` stays as it is: before another LISA is built over the
-        model, call `model.requires_grad_(True)`."""
+        """Take LISA's hooks off model and optimizer. `requires_grad` stays as it is: before another LISA is built over
+        the model, call `model.requires_grad_(True)`."""
         for part in (self._norms, self._host):
             if part is not None:
                 part.close()
+        if self._ddp_watch is not None:
+            self._ddp_watch.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """What the draws follow from, in plain numbers, strings and lists (JSON can hold it)."""

@@ -45,8 +45,12 @@ class LISACallback(TrainerCallback, ExportableState):
     """
 
     def __init__(self, gamma: int = 2, period_steps: int = 10, seed: int | None = None, **settings: Any) -> None:
-        inspect.signature(LISA).bind(None, None, gamma, period_steps, seed, **settings)  # misspelt: an error here
-        check_arguments(gamma, period_steps, **settings)
+        bound = inspect.signature(LISA).bind(
+            None, None, gamma, period_steps, seed, **settings
+        )  # misspelt: an error here
+        bound.apply_defaults()
+        not_yet_known = ("model", "optimizer", "seed", "layers")
+        check_arguments(**{name: value for name, value in bound.arguments.items() if name not in not_yet_known})
         self.settings = {"gamma": gamma, "period_steps": period_steps, "seed": seed, **settings}
         self.lisa: LISA | None = None
         self._required: list[tuple[nn.Parameter, bool]] = []  # what required a gradient before training

@@ -301,6 +301,9 @@ def test_ddp_wrapped_around_the_model_afterwards_is_refused_at_its_first_forward
     lisa.before_step(0)
     with pytest.raises(ValueError, match=r"under DistributedDataParallel: .* Use FSDP2"):
         loss_of(parallel, 0)
+    lisa.close()
+    model.requires_grad_(True)
+    loss_of(parallel, 0).backward()
 
 
 def test_sharding_after_lisa_was_built_is_an_error(group_of_one: None):
