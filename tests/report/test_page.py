@@ -6,11 +6,12 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
 from tests.report import fixture_tree
-from workflow.report.drawing import KNOWN_COLOURS, colours
+from workflow.report.drawing import KNOWN_COLOURS, colours, styles
 from workflow.stages.report import report
 
 SIX_MB = 6_000_000
@@ -181,3 +182,9 @@ def test_published_tables_appear_when_named(tmp_path, plan):
     plan["report"]["published"] = ["table2_accuracy"]
     text = Reader(page_of(plan, tmp_path)).text
     assert "LISA (arXiv 2403.17919) v3, Table 2" in text and "not run" in text
+
+
+def test_twelve_variants_of_a_method_look_different():
+    rows = [SimpleNamespace(first=SimpleNamespace(method="lisa", variant=f"variant {index}")) for index in range(12)]
+    assert len(set(styles(rows).values())) == 12
+    assert len({style.symbol for style in styles(rows).values()}) == 12, "the memory figure has no lines to tell by"

@@ -12,7 +12,8 @@ from eval.collect import Row
 KNOWN_COLOURS = {"vanilla": "#8a8f98", "full": "#3f7fc1", "lora": "#d9822b", "galore": "#2f9e69", "lisa": "#c2457d"}
 MORE_COLOURS = ("#8b6cd0", "#1b9aaa", "#b08a1e", "#cf5540", "#6d8f2a", "#a3649b")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+FILLED = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+SYMBOLS = (*FILLED, *(f"{symbol}-open" for symbol in FILLED))
 GOLDEN_ANGLE = 0.381966  # of the circle: neighbours in the list look different
 LEGEND_BELOW = 10  # entries; more of them stand beside the figure
 
