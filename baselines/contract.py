@@ -12,7 +12,7 @@ A method is one file `baselines/<name>.py` with a class `Method` that derives fr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,6 +62,8 @@ class Method:
         steps_in_backward: True for methods that are defined by it (LOMO, layer-wise GaLore); the loop then steps the
             optimizer for each parameter as soon as its gradient is there, and refuses accumulation and clipping.
         optimizer_name: as it stands in run records; only "AdamW" heeds `AdamWSettings.implementation`.
+        period_hyperparameter: the hyper-parameter that says every how many steps something happens that costs memory
+            (a redraw, a decomposition), if there is one; a simulation sets it to 1.
         summary: one clause for tables and help.
     """
 
@@ -73,6 +75,7 @@ class Method:
     trains: ClassVar[bool] = True
     steps_in_backward: ClassVar[bool] = False
     optimizer_name: ClassVar[str] = "AdamW"
+    period_hyperparameter: ClassVar[str | None] = None
 
     def __init__(self, hyperparameters: Any, adamw: AdamWSettings, seed: int) -> None:
         """`seed` is for the method's own draws only; data order and initialisation have theirs."""
@@ -99,7 +102,15 @@ class Method:
 
     def period(self) -> int | None:
         """Every so many steps something happens that costs memory (a redraw, a decomposition): one such is metered."""
-        return None
+        name = self.period_hyperparameter
+        return None if name is None else int(getattr(self.hyperparameters, name))
+
+    def drawn_parameters(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Units of which a few train at a time; none where all that trains trains always.
+
+        Asked for after `optimizer`. Peak memory is known only once each of them has trained.
+        """
+        return ()
 
     def eval_weights(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the model holds the weights to evaluate (averages, merged adapters)."""

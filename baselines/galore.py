@@ -42,6 +42,7 @@ class Method(contract.Method):
     paper = "Zhao et al. 2024, arXiv 2403.03507"
     learning_rates = (5e-6, 1e-5, 3e-5, 5e-5, 3e-4, 6e-4)
     default_learning_rate = 1e-5
+    period_hyperparameter = "update_proj_gap"
     hyperparameters: GaLoreHyperparameters
 
     def prepare(self, model: nn.Module) -> nn.Module:
@@ -67,6 +68,3 @@ class Method(contract.Method):
         return own_projectors(
             GaLoreAdamW(groups, lr=lr, betas=betas, eps=settings.epsilon, no_deprecation_warning=True)
         )
-
-    def period(self) -> int:
-        return self.hyperparameters.update_proj_gap

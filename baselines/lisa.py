@@ -56,6 +56,7 @@ class Method(contract.Method):
     paper = "Pan et al. 2024, arXiv 2403.17919"
     learning_rates = (5e-6, 1e-5, 5e-5, 3e-4, 6e-4)
     default_learning_rate = 1e-5
+    period_hyperparameter = "period_steps"
     hyperparameters: LISAHyperparameters
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -90,8 +91,8 @@ class Method(contract.Method):
         few = [{**group, "moment_bits": self.hyperparameters.always_on_moment_bits} for group in few]
         return AdamW([*full, *few], lr=lr, **self.adamw.arguments())
 
-    def period(self) -> int:
-        return self.hyperparameters.period_steps
+    def drawn_parameters(self) -> list[list[nn.Parameter]]:
+        return self.lisa.unit_parameters
 
     def before_step(self, step: int) -> None:
         self.lisa.before_step(step)
