@@ -6,13 +6,14 @@ same code and needs no network.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,29 +116,57 @@ def download_model(hub_id: str, revision: str, folder: Path) -> None:
     _download(hub_id, revision, folder, repo_type="model", patterns=patterns)
 
 
+def download_config(hub_id: str, advice: str) -> Path:
+    """The config.json of a model on the hub; one that was downloaded before is taken as it is, without a network.
+
+    Raises:
+        InputError: as `download_model`, or there is no such file; without a network it ends with `advice`.
+    """
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    with _hub_errors("model", hub_id, advice):
+        cached = try_to_load_from_cache(hub_id, "config.json")
+        if isinstance(cached, str):
+            return Path(cached)
+        info = HfApi().repo_info(hub_id, revision="main")  # fails at once where the download would try for 20 s
+        if "config.json" not in [file.rfilename for file in info.siblings]:
+            raise InputError(f"model {hub_id!r} has no config.json, so it is no model of transformers.")
+        return Path(hf_hub_download(hub_id, "config.json"))
+
+
 def _download(repo: str, revision: str, folder: Path, *, repo_type: str, patterns: list[str]) -> str:
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    key = "data_root" if repo_type == "dataset" else "model_root"
+    with _hub_errors(repo_type, repo, f"Without a network, name a local copy with {key}."):
+        try:
+            info = HfApi().repo_info(repo, repo_type=repo_type, revision=revision, files_metadata=True)
+        except RevisionNotFoundError as error:
+            raise InputError(f"{repo_type} {repo!r} has no revision {revision!r}.") from error
+        _check_space(f"{repo_type} {repo}", sum(file.size or 0 for file in _matching(info.siblings, patterns)), folder)
+        snapshot_download(repo, repo_type=repo_type, revision=info.sha, local_dir=folder, allow_patterns=patterns)
+        return str(info.sha)
+
+
+@contextlib.contextmanager
+def _hub_errors(repo_type: str, repo: str, advice: str) -> Iterator[None]:
+    """What the hub's client raises becomes an InputError; `advice` says what to do without a network."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
-        RevisionNotFoundError,
     )
 
     try:
-        info = HfApi().repo_info(repo, repo_type=repo_type, revision=revision, files_metadata=True)
-        _check_space(f"{repo_type} {repo}", sum(file.size or 0 for file in _matching(info.siblings, patterns)), folder)
-        snapshot_download(repo, repo_type=repo_type, revision=info.sha, local_dir=folder, allow_patterns=patterns)
-        return str(info.sha)
+        yield
     except GatedRepoError as error:
         raise InputError(
             f"{repo_type} {repo!r} is gated: accept its licence on the hub with your account,"
             " then set HF_TOKEN to a token of that account and run again."
         ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"{repo_type} {repo!r} has no revision {revision!r}.") from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"{repo_type} {repo!r} is not on the hub, or is private (HF_TOKEN names an account)."
@@ -145,10 +174,7 @@ def _download(repo: str, revision: str, folder: Path, *, repo_type: str, pattern
     except HFValidationError as error:
         raise InputError(f"{repo_type} {repo!r} is not an id of the hub: {_first_line(error)}.") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, *_transport_errors()) as error:
-        raise InputError(
-            f"{repo_type} {repo!r} cannot be downloaded: {_first_line(error)}."
-            f" Without a network, name a local copy with {'data_root' if repo_type == 'dataset' else 'model_root'}."
-        ) from error
+        raise InputError(f"{repo_type} {repo!r} cannot be downloaded: {_first_line(error)}. {advice}") from error
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

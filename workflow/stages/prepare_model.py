@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from workflow.engine.errors import InputError
-from workflow.experiment import check_methods, load, named, read_shape
+from workflow.engine.shapes import read_shape
+from workflow.experiment import check_methods, load, named
 from workflow.places import data_folder, model_folder
 from workflow.stages import parser, stage_main
 
