@@ -1,6 +1,6 @@
 """The registry of fine-tuning methods: every `baselines/<name>.py` is one, found by its file name.
 
-    baselines.names()                                   ["full", "galore", "lisa", "lora", "vanilla"]; imports nothing
+    baselines.names()                                   ["badam", "full", "galore", ...]; imports nothing
     baselines.build("lisa", {"gamma": 4}, adamw, seed)  the method, its hyper-parameters checked
 
 A method file imports torch at most. peft, galore_torch and transformers are imported inside the functions that use

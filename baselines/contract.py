@@ -62,6 +62,7 @@ class Method:
         steps_in_backward: True for methods that are defined by it (LOMO, layer-wise GaLore); the loop then steps the
             optimizer for each parameter as soon as its gradient is there, and refuses accumulation and clipping.
         optimizer_name: as it stands in run records; only "AdamW" heeds `AdamWSettings.implementation`.
+        fp32_state: True for methods that by their definition keep optimizer state in fp32, whatever the weights are in.
         period_hyperparameter: the hyper-parameter that says every how many steps something happens that costs memory
             (a redraw, a decomposition), if there is one; a simulation sets it to 1.
         summary: one clause for tables and help.
@@ -75,6 +76,7 @@ class Method:
     trains: ClassVar[bool] = True
     steps_in_backward: ClassVar[bool] = False
     optimizer_name: ClassVar[str] = "AdamW"
+    fp32_state: ClassVar[bool] = False
     period_hyperparameter: ClassVar[str | None] = None
 
     def __init__(self, hyperparameters: Any, adamw: AdamWSettings, seed: int) -> None:

@@ -25,7 +25,7 @@ from lisa.sampling import check_gamma
 
 @dataclass(frozen=True)
 class LISAHyperparameters:
-    gamma: int = 2  # decoder layers active at a time
+    gamma: int = 2  # decoder layers active at a time; 0 is the paper's "E+H"
     period_steps: int = 10  # optimizer steps between two draws
     sampler: str = "uniform"  # uniform | independent | weighted | adaptive
     weights: tuple[float, ...] | None = None  # one a unit, for independent and weighted
@@ -92,7 +92,7 @@ class Method(contract.Method):
         return AdamW([*full, *few], lr=lr, **self.adamw.arguments())
 
     def drawn_parameters(self) -> list[list[nn.Parameter]]:
-        return self.lisa.unit_parameters
+        return self.lisa.unit_parameters if self.hyperparameters.gamma else []  # with 0 none of them ever trains
 
     def before_step(self, step: int) -> None:
         self.lisa.before_step(step)

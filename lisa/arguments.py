@@ -14,7 +14,6 @@ from lisa.sampling import check_sampler, check_weights
 from lisa.switch import check_state
 
 CHOICES = ("on", "off", "drawn")  # for what is outside the decoder layers
-MAY_BE_EMPTY = "sampler='independent' may draw no layer, and nothing trains always."
 
 
 def check_arguments(
@@ -29,18 +28,15 @@ def check_arguments(
     norm: str,
 ) -> None:
     """Raise ValueError for arguments of `LISA` that are wrong for any model, before there is one."""
-    for name, number in (("gamma", gamma), ("period_steps", period_steps)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            what = {"gamma": "the number of layers drawn each period", "period_steps": "the steps between two draws"}
-            raise ValueError(f"{name}, {what[name]}, is {number!r}; legal: a whole number, at least 1.")
+    _check_whole("gamma, the number of layers drawn each period,", gamma, least=0)
+    _check_whole("period_steps, the steps between two draws,", period_steps, least=1)
     check_sampler(sampler)
     check_state(state)
     check_sampler_weights(sampler, weights, len(weights or ()))
     for name, choice in {"embeddings": embeddings, "head": head, "norm": norm}.items():
         if choice not in CHOICES:
             raise ValueError(f"{name} is {choice!r}; legal: {', '.join(CHOICES)}.")
-    if sampler == "independent" and embeddings == head == norm == "off":
-        raise ValueError(f"{MAY_BE_EMPTY} Leave head or norm on.")
+    _check_not_empty(gamma, sampler, always="on" in (embeddings, head, norm))
 
 
 def check_tied(embeddings: str, head: str) -> None:
@@ -94,10 +90,20 @@ def check_trainable(
 
 
 def check_something_trains(
-    model: nn.Module, units: list[list[nn.Parameter]], off: list[nn.Parameter], sampler: str
+    model: nn.Module, units: list[list[nn.Parameter]], off: list[nn.Parameter], gamma: int, sampler: str
 ) -> None:
-    """A draw of no layer at all would leave a backward without anything to do."""
+    """Raise ValueError if a draw can leave nothing in `model` that trains."""
     not_always = {id(p) for parameters in [*units, off] for p in parameters}
-    always = any(p.requires_grad and id(p) not in not_always for p in model.parameters())
-    if sampler == "independent" and not always:
-        raise ValueError(f"{MAY_BE_EMPTY} Leave head or norm on.")
+    _check_not_empty(gamma, sampler, any(p.requires_grad and id(p) not in not_always for p in model.parameters()))
+
+
+def _check_not_empty(gamma: int, sampler: str, always: bool) -> None:
+    """A draw of no layer at all, where nothing trains `always`, would leave a backward without anything to do."""
+    if not always and (gamma == 0 or sampler == "independent"):
+        draw = "gamma=0 draws no layer" if gamma == 0 else "sampler='independent' may draw no layer"
+        raise ValueError(f"{draw}, and nothing trains always. Leave head or norm on.")
+
+
+def _check_whole(what: str, number: int, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ValueError(f"{what} is {number!r}; legal: a whole number, at least {least}.")

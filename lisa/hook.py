@@ -44,8 +44,8 @@ class LISA:
         model: a decoder-only model, nothing of which is frozen yet. In a layer that is partly frozen (adapters on
             frozen weights), what requires a gradient now is what LISA switches.
         optimizer: built over all parameters that will ever train; it is never rebuilt. accelerate's wrapper will do.
-        gamma: units active at a time, 1..number of units (the paper: 2 up to 7B, 4 at 70B); with the independent
-            sampler, on average.
+        gamma: units active at a time, 0..number of units (the paper: 2 up to 7B, 4 at 70B); with the independent
+            sampler, on average. 0, the row "E+H" of the paper's table 1, leaves what trains always.
         period_steps: optimizer steps between two draws (K in the paper), at least 1.
         seed: of the draws; nothing else is drawn from it.
         sampler: "uniform" (v3), "independent" (v1), "weighted", or "adaptive" (beyond the paper); see `sampling.py`.
@@ -107,7 +107,7 @@ class LISA:
         off = [p for name in outside if chosen[name] == "off" for p in outside[name]]
         always = {name: [p for p in outside[name] if p.requires_grad] for name in outside if chosen[name] == "on"}
         check_trainable(dict(zip(self.units, self.unit_parameters, strict=True)), always, optimizer)
-        check_something_trains(model, self.unit_parameters, off, sampler)
+        check_something_trains(model, self.unit_parameters, off, gamma, sampler)
 
         for parameter in off:
             parameter.requires_grad_(False)

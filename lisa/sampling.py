@@ -28,7 +28,7 @@ def draw_uniform(seed: int, period: int, layers: int, gamma: int) -> tuple[int, 
     Every layer gets a uniform number, and the `gamma` smallest win.
 
     Raises:
-        ValueError: `gamma` outside 1..layers.
+        ValueError: `gamma` outside 0..layers.
     """
     check_gamma(gamma, layers)
     return _smallest(uniforms(seed, period, layers), gamma)
@@ -56,7 +56,7 @@ def draw_weighted(seed: int, period: int, weights: Sequence[float], gamma: int) 
     2006, doi 10.1016/j.ipl.2005.11.003). With equal weights these are the draws of `draw_uniform`.
 
     Raises:
-        ValueError: `gamma` outside 1..number of weights; a weight that is not a positive, finite number.
+        ValueError: `gamma` outside 0..number of weights; a weight that is not a positive, finite number.
     """
     check_gamma(gamma, len(weights))
     check_weights(weights, len(weights))
@@ -85,7 +85,7 @@ def inclusion_probabilities(weights: Sequence[float], gamma: float) -> list[floa
     """p_l proportional to w_l, at most 1, with sum `gamma`: so many layers are active on average.
 
     Raises:
-        ValueError: `gamma` outside 1..number of weights; a weight that is not a positive, finite number.
+        ValueError: a weight that is not a positive, finite number.
     """
     check_weights(weights, len(weights))
     certain: set[int] = set()  # layers whose share would exceed 1
@@ -121,9 +121,9 @@ def uniforms(seed: int, period: int, count: int) -> list[float]:
 
 
 def check_gamma(gamma: int, layers: int) -> None:
-    """Raise ValueError unless `gamma` is a whole number in 1..layers."""
-    if isinstance(gamma, bool) or not isinstance(gamma, int) or not 1 <= gamma <= layers:
-        legal = f"1..{layers}, as many as there are to draw from"
+    """Raise ValueError unless `gamma` is a whole number in 0..layers."""
+    if isinstance(gamma, bool) or not isinstance(gamma, int) or not 0 <= gamma <= layers:
+        legal = f"0..{layers}, as many as there are to draw from"
         raise ValueError(f"gamma, the number of layers drawn each period, is {gamma!r}; legal: {legal}.")
 
 

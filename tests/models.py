@@ -18,6 +18,7 @@ WEIGHT_SCALE = 0.2  # of the first weights: a frozen random head must let logits
 
 # Small enough for the tiny models to be really low-rank, and for redraws and refreshes to fall between resumed steps.
 TINY_HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "badam": {"switch_every": 3},
     "galore": {"rank": 4, "update_proj_gap": 3, "scale": 1.0},
     "lisa": {"gamma": 2, "period_steps": 3},
     "lora": {"rank": 4, "alpha": 16.0},

@@ -16,7 +16,7 @@ ADAMW = AdamWSettings()
 def test_gamma_larger_than_the_model_is_an_error_before_anything_is_loaded(key):
     method = baselines.build("lisa", {"gamma": 5}, ADAMW, 0)
     method.check({key: 5})
-    with pytest.raises(ValueError, match=r"gamma.* is 5; legal: 1\.\.4"):
+    with pytest.raises(ValueError, match=r"gamma.* is 5; legal: 0\.\.4"):
         method.check({key: 4})
 
 
@@ -55,6 +55,14 @@ def test_a_checkpoint_of_another_gamma_is_refused():
         start("lisa", gamma=3).load(checkpoint)
 
 
+def test_gamma_0_has_nothing_that_is_drawn():
+    run = start("lisa", gamma=0)
+    outside = sum(p.numel() for name, p in run.model.named_parameters() if ".layers." not in name)
+    assert run.method.trainable_parameters(run.model) == {"always": outside, "sampled": 0, "total": outside}
+    assert list(run.method.drawn_parameters()) == []
+    run.method.check({"num_hidden_layers": LAYERS})
+
+
 VARIANTS = {
     "independent": {"sampler": "independent"},
     "weighted": {"sampler": "weighted", "weights": [1.0, 2.0, 3.0, 4.0]},
@@ -63,6 +71,7 @@ VARIANTS = {
     "keep": {"state": "keep"},
     "offload": {"state": "offload"},
     "head-only": {"embeddings": "off", "norm": "off"},
+    "embeddings and head": {"gamma": 0},
     "all-drawn": {"embeddings": "drawn", "head": "drawn", "norm": "drawn"},
     "8-bit": {"always_on_moment_bits": 8},
 }
@@ -133,7 +142,7 @@ def test_weights_are_counted_before_anything_is_loaded():
         (
             {"gamma": 6, "head": "drawn", "embeddings": "drawn"},
             {"num_hidden_layers": 4, "tie_word_embeddings": True},
-            "1..5",
+            "0..5",
         ),
     ],
 )
@@ -143,6 +152,8 @@ def test_choices_that_a_tied_model_cannot_follow_are_an_error_before_it_is_loade
 
 
 def test_a_draw_that_may_be_empty_is_an_error_before_anything_is_loaded():
-    settings = {"sampler": "independent", "embeddings": "off", "head": "off", "norm": "off"}
+    off = {"embeddings": "off", "head": "off", "norm": "off"}
     with pytest.raises(ValueError, match="may draw no layer, and nothing trains always"):
-        baselines.build("lisa", settings, ADAMW, 0)
+        baselines.build("lisa", {"sampler": "independent", **off}, ADAMW, 0)
+    with pytest.raises(ValueError, match="gamma=0 draws no layer, and nothing trains always"):
+        baselines.build("lisa", {"gamma": 0, **off}, ADAMW, 0)

@@ -117,8 +117,10 @@ def test_tuples_of_numbers_are_converted(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "override"),
     [
-        ("lisa", {"gamma": 0}),
+        ("lisa", {"gamma": -1}),
         ("lisa", {"period_steps": 0}),
+        ("badam", {"switch_every": 0}),
+        ("badam", {"switch_mode": "fixed"}),
         ("lora", {"rank": 0}),
         ("lora", {"dropout": 1.0}),
         ("galore", {"rank": 0}),

@@ -81,6 +81,7 @@ def make_loop(
     AcceleratorState._reset_state(reset_partial_state=True)  # precision is a setting of the process in accelerate
     torch.manual_seed(seed)
     small: dict[str, dict[str, Any]] = {
+        "badam": {"switch_every": 3},
         "lora": {"rank": 4},
         "galore": {"rank": 4, "update_proj_gap": 5},
         "lisa": {"gamma": 1, "period_steps": 3},

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lisa import LISA
 from lisa.layers import parts
-from tests.lisa.loops import PERIOD, adamw, make, one_step, train
+from tests.lisa.loops import PERIOD, SAMPLERS, adamw, make, one_step, train
 from tests.lisa.test_layers import FAMILIES, SIZES
 from tests.models import LAYERS, changed, copies, loss_of, tiny_gpt2, tiny_llama
 
@@ -93,9 +93,25 @@ def test_a_set_that_may_be_empty_is_refused():
     train(model, lisa, 0, 12 * PERIOD)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_gamma_0_trains_what_trains_always_and_nothing_else(sampler):
+    model = tiny_llama()
+    lisa, before = make(model, gamma=0, sampler=sampler, **SAMPLERS[sampler]), copies(model)
+    losses = train(model, lisa, 0, 12 * PERIOD)
+    assert changed(model, before) == set(MATRICES.values())
+    assert {name for name, p in model.named_parameters() if p in lisa.optimizer.state} == set(MATRICES.values())
+    assert sum(losses[-PERIOD:]) < 0.8 * sum(losses[:PERIOD])
+
+
+@pytest.mark.parametrize("embeddings", ["off", "drawn"])
+def test_gamma_0_with_nothing_that_trains_always_is_refused(embeddings):
+    with pytest.raises(ValueError, match="gamma=0 draws no layer, and nothing trains always"):
+        make(tiny_llama(), gamma=0, embeddings=embeddings, head="off", norm="off")
+
+
 def test_gamma_counts_what_is_drawn_too():
     make(tiny_llama(), gamma=LAYERS + 1, head="drawn")
-    with pytest.raises(ValueError, match=rf"legal: 1\.\.{LAYERS + 1}"):
+    with pytest.raises(ValueError, match=rf"legal: 0\.\.{LAYERS + 1}"):
         make(tiny_llama(), gamma=LAYERS + 2, head="drawn")
 
 

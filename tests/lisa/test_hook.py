@@ -179,7 +179,7 @@ def test_a_checkpoint_of_other_draws_is_refused(other):
         lisa.load_state_dict(saved)
 
 
-@pytest.mark.parametrize(("gamma", "legal"), [(0, "a whole number, at least 1"), (LAYERS + 1, rf"1\.\.{LAYERS}")])
+@pytest.mark.parametrize(("gamma", "legal"), [(-1, "a whole number, at least 0"), (LAYERS + 1, rf"0\.\.{LAYERS}")])
 def test_gamma_out_of_range_is_an_error(gamma, legal):
     with pytest.raises(ValueError, match=rf"is {gamma}; legal: {legal}"):
         make(tiny_llama(), gamma=gamma)

@@ -329,7 +329,7 @@ def test_a_keyword_that_lisa_does_not_know_is_an_error_at_once():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"gamma": 0}, "gamma.* is 0; legal"),
+        ({"gamma": -1}, "gamma.* is -1; legal"),
         ({"period_steps": 0}, "period_steps.* is 0; legal"),
         ({"sampler": "greedy"}, "Unknown sampler 'greedy'"),
         ({"state": "forget"}, "'forget'"),

@@ -79,8 +79,8 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("methods[0] (lisa).hyperparameters", "'many'", "int"),
     ),
     "illegal hyper-parameter": (
-        small(methods=[{"method": "lisa", "variant": "a", "hyperparameters": {"gamma": 0}}]),
-        ("methods[0] (lisa).hyperparameters", "0", "at least 1"),
+        small(methods=[{"method": "lisa", "variant": "a", "hyperparameters": {"gamma": -1}}]),
+        ("methods[0] (lisa).hyperparameters", "-1", "at least 0"),
     ),
     "gamma larger than the layers": (
         small(method_settings={"lisa": {"hyperparameters": {"gamma": 3}}}),
