@@ -25,7 +25,8 @@ def conditions(runs: Iterable[Run], experiment: Mapping[str, Any]) -> dict[str, 
         "device": distinct(environment.get("device") for environment in environments),
         "threads": distinct(environment.get("threads") for environment in environments),
         "precision": distinct(setting.get("precision") for setting in settings),
-        "packages": distinct(_packages(environment.get("packages", {})) for environment in environments),
+        "record_version": distinct(record.get("schema_version") for record in records),
+        "packages": distinct(packages_line(environment.get("packages", {})) for environment in environments),
         "git_commit": distinct(environment.get("git_commit") for environment in environments),
         "git_dirty": any(environment.get("git_dirty") for environment in environments) if environments else None,
         "first_started": dates[0] if dates else None,
@@ -38,7 +39,8 @@ def distinct(values: Iterable[Any]) -> str | None:
     return " / ".join(dict.fromkeys(str(value) for value in values if value not in (None, ""))) or None
 
 
-def _packages(packages: Mapping[str, str | None]) -> str:
+def packages_line(packages: Mapping[str, str | None]) -> str:
+    """The versions of what matters for the numbers, in one line."""
     return ", ".join(f"{name} {packages[name]}" for name in PACKAGES if packages.get(name))
 
 

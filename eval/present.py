@@ -25,6 +25,10 @@ WORLD_NOTE = (
     "The numbers are about the embedded world: generated facts, sums and requests in the official benchmarks' formats. "
     "They show the pipeline and the methods at work; they say nothing about the real benchmarks."
 )
+OLD_COMPONENTS_NOTE = (
+    "Records of version 1.0 know no temporaries: their activations hold those of forward and backward too, their other "
+    "those of the optimizer step."
+)
 RULE_BASED_NOTE = (
     "MT-Bench was rated by a rule-based judge, a small program that uses no language model. "
     "Its ratings do not compare with published MT-Bench scores."
@@ -76,6 +80,9 @@ def memory_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
         f"Meter: {', '.join(METERS.get(meter, meter) for meter in meters)}. Largest of the seeds; {UNITS[unit]}.",
         "Headline: the allocated peak of training, to which the components add up; of the largest phase where "
         "nothing was trained. Process peak: the whole process, interpreter and libraries included.",
+        "Forward, backward and step are parts of the train phase. Activations: what backward needs; temporaries: all "
+        "else that operators make on the way.",
+        *([OLD_COMPONENTS_NOTE] if any(_is_old(row) for row in rows) else []),
         "Evaluate phase: the validation loss. Benchmarks: the process that runs lm-eval and answers MT-Bench.",
         "Parameters trained, sampled: those that train only while their layer is drawn.",
         *_reasons(rows),
@@ -221,6 +228,10 @@ def _mt_bench_notes(rows: list[TableRow], experiment: Mapping[str, Any]) -> list
         f" unparsable ratings: {_unparsable(rows)}."
     ]
     return [*notes, RULE_BASED_NOTE] if "rule-based" in judge else notes
+
+
+def _is_old(row: TableRow) -> bool:
+    return row["activations_bytes"] is not None and row["temporaries_bytes"] is None
 
 
 def _not_compared(rows: list[TableRow]) -> list[str]:

@@ -23,9 +23,9 @@ from eval.conditions import conditions, judges, protocols
 from eval.published import Cell, find, load
 from eval.text import GB
 
-PHASES = ("load", "train", "evaluate")
+PHASES = ("load", "train", "forward", "backward", "step", "evaluate")  # forward, backward and step: of train
 METERED = ("allocated", "reserved", "process")
-COMPONENTS = ("weights", "gradients", "optimizer_state", "activations", "other")
+COMPONENTS = ("weights", "gradients", "optimizer_state", "activations", "temporaries", "other")
 TRAINABLE = ("always", "sampled", "total")
 
 TableRow = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,43 @@ def test_a_run_waits_until_a_device_is_free(
     assert devices.take_device("cuda") == torch.device("cuda", 1)
     held[0].communicate("")
     assert two_devices == [1]
+
+
+# --- empty of others
+
+GIB = 2**30
+CARD = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A card of 80 GiB as the driver shows it: `used` bytes, and `processes` {id: bytes}, None where it tells none."""
+    shown = SimpleNamespace(used=GIB // 2, processes=None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * GIB - shown.used, 80 * GIB))
+    monkeypatch.setattr(devices, "processes_on", lambda device: shown.processes)
+    return shown
+
+
+def test_a_card_with_nothing_but_our_own_context_is_empty(card: SimpleNamespace) -> None:
+    devices.require_empty(CARD)
+    card.processes = {os.getpid(): GIB // 2}
+    devices.require_empty(CARD)
+    devices.require_empty(torch.device("cpu"))
+
+
+def test_another_process_is_named_with_what_it_holds(card: SimpleNamespace) -> None:
+    card.processes = {os.getpid(): GIB // 2, 4711: GIB // 4}  # less than a context could explain
+    with pytest.raises(InputError, match=r"cuda:0 is not empty: 0\.25 GiB are held by process 4711\."):
+        devices.require_empty(CARD)
+    card.processes[4711] = None  # the driver does not know how much
+    with pytest.raises(InputError, match="4711"):
+        devices.require_empty(CARD)
+
+
+@pytest.mark.parametrize("processes", [None, {}, {4711: 5 * GIB}], ids=["no NVML", "none shown", "other ids"])
+def test_where_the_driver_hides_this_process_the_memory_in_use_tells(
+    card: SimpleNamespace, processes: dict[int, int] | None
+) -> None:
+    card.used, card.processes = 5 * GIB + GIB // 2, processes
+    with pytest.raises(InputError, match=r"not empty: 5\.50 GiB are held\. .*CUDA_VISIBLE_DEVICES"):
+        devices.require_empty(CARD)

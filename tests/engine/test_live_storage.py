@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from workflow.engine.live_storage import ROLES, LiveStorage, tensors_in
-from workflow.engine.memory import MemoryMeter
+from workflow.engine.memory import PARTS, MemoryMeter
 
 KIB = 256  # float32 values in 1 KiB
 
@@ -88,7 +88,67 @@ def test_tensor_made_before_counts_as_other_once_it_is_used():
     ledger = LiveStorage("cpu")
     with ledger:
         batch.sum()
-    assert ledger.peak_by_role == {**dict.fromkeys(ROLES, 0), "other": 3 * 1024, "activations": 4}
+    assert ledger.peak_by_role == {**dict.fromkeys(ROLES, 0), "other": 3 * 1024, "temporaries": 4}
+
+
+def test_activations_are_what_a_forward_leaves_and_temporaries_all_else():
+    ledger = LiveStorage("cpu")
+    with ledger:
+        before = torch.zeros(KIB)
+        with ledger.forward():
+            passing = torch.zeros(2 * KIB)
+            del passing
+            kept = torch.zeros(4 * KIB)
+            assert ledger.live_by_role["activations"] == 0  # not known yet
+        after = torch.zeros(8 * KIB)
+    assert (ledger.live_by_role["activations"], ledger.live_by_role["temporaries"]) == (4 * 1024, 9 * 1024)
+    assert ledger.peak_by_role == ledger.live_by_role
+    del before, kept, after
+
+
+def test_each_micro_batch_has_activations_of_its_own():
+    """The first's live on as activations; what its backward made is no activation of the second."""
+    ledger, kept = LiveStorage("cpu"), []
+    with ledger:
+        for _ in range(2):
+            with ledger.forward():
+                kept.append(torch.zeros(KIB))
+            kept.append(torch.zeros(16 * KIB))
+    assert (ledger.live_by_role["activations"], ledger.live_by_role["temporaries"]) == (2 * 1024, 32 * 1024)
+
+
+def test_roles_found_later_reach_back_into_every_peak_at_which_the_storage_lived():
+    weight = nn.Parameter(torch.ones(KIB))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    ledger = LiveStorage("cpu")
+    with ledger:
+        early = ledger.peak
+        torch.zeros(64 * KIB)
+        ledger.reset_peak()
+        with ledger.forward():
+            hidden = weight.exp()
+            forward = ledger.peak
+            ledger.reset_peak()
+        hidden.sum().backward()
+        backward = ledger.peak
+        ledger.reset_peak()
+        optimizer.step()
+    assert early.by_role["activations"] == early.by_role["gradients"] == 0
+    assert (forward.by_role["activations"], forward.by_role["gradients"]) == (1024, 0)
+    assert (backward.by_role["activations"], backward.by_role["gradients"]) == (1024, 1024)
+    assert all(sum(peak.by_role.values()) == peak.bytes for peak in (early, forward, backward))
+
+
+def test_the_operator_at_the_peak_is_named_and_none_if_it_stood_before():
+    ledger = LiveStorage("cpu")
+    with ledger:
+        matrix = torch.zeros(KIB, 4)
+        product = matrix @ matrix.t()
+        assert ledger.peak_operator == "aten.mm.default"
+        ledger.reset_peak()
+        product.add_(1)
+        assert ledger.peak_operator is None
+        assert ledger.peak_bytes == matrix.nbytes + product.nbytes
 
 
 def test_retained_activation_is_seen_as_activation_in_backward_too():
@@ -98,9 +158,11 @@ def test_retained_activation_is_seen_as_activation_in_backward_too():
         ledger = LiveStorage("cpu")
         ledger.watch(nn.ParameterList([weight]))
         with ledger:
-            hidden = weight.exp()
-            retained.append(hidden.detach().clone())
-            hidden.sum().backward()
+            with ledger.forward():
+                hidden = weight.exp()
+                retained.append(hidden.detach().clone())
+                total = hidden.sum()
+            total.backward()
         weight.grad = None
         return ledger.peak_by_role["activations"]
 
@@ -174,23 +236,56 @@ def test_peak_of_a_training_step_agrees_with_the_allocator(prepare, shape, adamw
 
     def step() -> None:
         for _ in range(2):  # micro-batches
-            model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            with meter.part("forward"):
+                loss = model(**batch).loss
+            with meter.part("backward"):
+                loss.backward()
+        del loss
+        with meter.part("step"):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
-    step()  # optimizer state appears
     meter = MemoryMeter("cpu")
-    with meter.phase("train", model, optimizer):
+    with meter.phase("train"):
+        step()  # optimizer state appears
+        meter.watch(model, optimizer)
         before = meter.ledger.live_bytes
         with meter.step():
             step()
-    traced, left = allocator_trace(step)
+        traced, left = allocator_trace(step)
     assert left == 0
     peak = meter.record()["allocated_peak_bytes"]
     rise = peak - before - sum(tensor.nbytes for tensor in batch.values())
     assert rise == pytest.approx(traced, rel=0.01)  # stricter than the peak itself: weights and moments are not in it
-    assert sum(meter.record()["components"].values()) == peak
+    record = meter.record()
+    assert sum(record["components"].values()) == peak
+    assert max(record["phases"][part] for part in PARTS) == peak
+    assert all(sum(found.live_by_role.values()) == found.live_bytes for found in meter.phases.values())
+
+
+@pytest.mark.parametrize("prepare", [with_all_trained, with_lora, with_two_layers_drawn])
+def test_activations_are_what_autograd_saves(prepare):
+    """Against autograd's own hooks. Besides, the loss is alive; what was there before is no activation."""
+    model = prepare(small_llama()).train()
+    ids = torch.arange(4 * 48).reshape(4, 48) % 256
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    before = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers(), ids)}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        expected_loss = model(input_ids=ids, labels=ids).loss
+    expected = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in before)
+
+    ledger = LiveStorage("cpu")
+    ledger.watch(model)
+    with ledger, ledger.forward():
+        loss = model(input_ids=ids, labels=ids).loss
+    assert ledger.live_by_role["activations"] == pytest.approx(expected + loss.nbytes, rel=0.001)
+    assert loss == expected_loss
 
 
 def test_metering_changes_no_result():

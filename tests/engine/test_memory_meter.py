@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workflow.engine.memory import MemoryMeter, PhasePeak, components
+from workflow.engine.live_storage import Peak
+from workflow.engine.memory import MemoryMeter, PhasePeak, allocator_peaks, components
 
 KIB = 256  # float32 values in 1 KiB
 
@@ -34,9 +35,13 @@ class Layers(nn.Module):
 
 def metered_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, meter: MemoryMeter) -> None:
     with meter.step():
-        model(x).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        with meter.part("forward"):
+            loss = model(x)
+        with meter.part("backward"):
+            loss.backward()
+        with meter.part("step"):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 def test_components_of_an_adamw_step_are_weights_gradients_and_two_moments():
@@ -51,7 +56,7 @@ def test_components_of_an_adamw_step_are_weights_gradients_and_two_moments():
     assert found["weights"] == 2 * matrix
     assert found["gradients"] == 2 * matrix
     assert 4 * matrix <= found["optimizer_state"] <= 4 * matrix + 64  # step counters
-    assert found["activations"] + found["other"] < 8 * width * 4
+    assert found["activations"] + found["temporaries"] + found["other"] < 8 * width * 4
     assert sum(found.values()) == meter.record()["allocated_peak_bytes"]
 
 
@@ -68,19 +73,21 @@ def test_freezing_a_matrix_takes_its_gradient_and_moments_away():
     assert 2 * matrix <= found["optimizer_state"] <= 2 * matrix + 64
 
 
-def test_temporaries_of_the_optimizer_are_other_and_foreach_holds_more_than_fused():
-    def other_bytes(**flags: bool) -> int:
+def test_foreach_holds_more_temporaries_in_the_step_than_fused():
+    def peak_of_step(**flags: bool) -> PhasePeak:
         model = Layers(256)
         optimizer = torch.optim.AdamW(model.parameters(), **flags)
         meter = MemoryMeter("cpu")
         with meter.phase("train", model, optimizer):
             metered_step(model, optimizer, torch.ones(1, 256), meter)
             metered_step(model, optimizer, torch.ones(1, 256), meter)
-        return meter.record()["components"]["other"]
+        return meter.phases["step"]
 
     matrix = 256 * 256 * 4
-    assert other_bytes(fused=True) < matrix / 8
-    assert other_bytes(foreach=True) >= 2 * matrix
+    assert peak_of_step(fused=True).live_by_role["temporaries"] < matrix / 8
+    foreach = peak_of_step(foreach=True)
+    assert foreach.live_by_role["temporaries"] >= 2 * matrix
+    assert foreach.operator.startswith("aten._foreach_")
 
 
 def test_state_inside_an_object_of_the_optimizer_is_optimizer_state():
@@ -120,6 +127,40 @@ def test_phases_keep_their_own_peaks_and_interrupt_each_other():
     assert record["metered_steps"] == 2
 
 
+def test_parts_split_the_peak_of_training_and_do_not_take_it_away():
+    meter = MemoryMeter("cpu")
+    with meter.phase("train"), meter.step():
+        torch.zeros(4 * KIB)
+        for size in (2, 3):  # micro-batches
+            with meter.part("forward"):
+                kept = torch.zeros(size * KIB)
+            with meter.part("backward"):
+                torch.zeros(4 * KIB)
+            del kept
+        with meter.part("step"):
+            torch.zeros(5 * KIB)
+    kib = {name: peak / 1024 for name, peak in meter.record()["phases"].items()}
+    assert kib == {"train": 7, "forward": 3, "backward": 7, "step": 5}
+    assert list(kib) == ["train", "forward", "backward", "step"]
+    at_peak = {role: size / 1024 for role, size in meter.record()["components"].items() if size}
+    assert at_peak == {"activations": 3, "temporaries": 4}
+    assert meter.phases["backward"].live_by_role == meter.phases["train"].live_by_role
+    assert meter.phases["train"].operator == meter.phases["step"].operator == "aten.zeros.default"
+
+
+def test_a_phase_inside_a_part_interrupts_it():
+    meter = MemoryMeter("cpu")
+    with meter.phase("train"), meter.part("step"):
+        with meter.step():
+            torch.zeros(2 * KIB)
+        with meter.phase("evaluate"), meter.step():
+            torch.zeros(9 * KIB)
+        with meter.step():
+            torch.zeros(3 * KIB)
+    assert meter.record()["phases"] == {"train": 3 * 1024, "step": 3 * 1024, "evaluate": 9 * 1024}
+    assert meter.record()["metered_steps"] == meter.phases["step"].metered == 2
+
+
 def test_without_training_the_largest_phase_is_the_headline():
     meter = MemoryMeter("cpu")
     model = Layers(64)
@@ -134,8 +175,9 @@ def test_without_training_the_largest_phase_is_the_headline():
 
 def test_an_unmetered_phase_on_the_cpu_claims_no_peak():
     meter = MemoryMeter("cpu")
-    with meter.phase("train"):
+    with meter.phase("train"), meter.part("forward"):
         torch.zeros(KIB)
+    assert meter.record()["phases"] == {"train": None, "forward": None}
     assert meter.record()["allocated_peak_bytes"] is None
     assert meter.record()["components"] is None
 
@@ -157,6 +199,14 @@ def test_misuse_is_named():
         meter.step().__enter__()
     with meter.phase("train"), meter.step(), pytest.raises(RuntimeError, match="open already"):
         meter.step().__enter__()
+    with pytest.raises(ValueError, match="Unknown part 'train'. Known: forward, backward, step"):
+        meter.part("train").__enter__()
+    with pytest.raises(RuntimeError, match="'forward'.* it is outside a phase"):
+        meter.part("forward").__enter__()
+    with meter.phase("evaluate"), pytest.raises(RuntimeError, match="it is in 'evaluate'"):
+        meter.part("forward").__enter__()
+    with meter.phase("train"), meter.part("forward"), pytest.raises(RuntimeError, match="it is in 'forward'"):
+        meter.part("backward").__enter__()
     with pytest.raises(ValueError, match="No memory meter for device 'meta'"):
         MemoryMeter("meta")
 
@@ -181,10 +231,13 @@ class FakeAllocator:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.live = self.peak = 0
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
-        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.peak + 100)
+        monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda device: self.statistics())
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: setattr(self, "peak", self.live))
         monkeypatch.setattr("workflow.engine.memory.driver_bytes", lambda device: self.live + 1000)
+
+    def statistics(self) -> dict[str, Any]:
+        """The part of them that is read."""
+        return {"allocated_bytes": {"all": {"peak": self.peak}}, "reserved_bytes": {"all": {"peak": self.peak + 100}}}
 
     def reach(self, peak: int, live: int) -> None:
         """Allocate up to `peak`, then free down to `live`."""
@@ -208,8 +261,30 @@ def test_cuda_peaks_are_reset_at_phase_borders(monkeypatch):
     assert record["meter"] == "cuda-allocator"
 
 
+def test_cuda_peaks_of_parts_are_their_own_and_the_phases_too(monkeypatch):
+    allocator = FakeAllocator(monkeypatch)
+    meter = MemoryMeter("cuda")
+    with meter.phase("train"):
+        allocator.reach(350, 300)
+        for peak in (800, 500):  # the second step's are smaller
+            with meter.part("forward"):
+                allocator.reach(peak - 50, 400)
+            with meter.part("backward"):
+                allocator.reach(peak, 450)
+            with meter.part("step"):
+                allocator.reach(460, 300)
+    record = meter.record()
+    assert record["phases"] == {"train": 800, "forward": 750, "backward": 800, "step": 460}
+    assert (record["allocated_peak_bytes"], record["reserved_peak_bytes"]) == (800, 900)
+    assert meter.phases["forward"].reserved_bytes == 850
+
+
+def test_before_cuda_is_initialised_nothing_is_allocated():
+    assert allocator_peaks(torch.device("cuda")) == (0, 0)
+
+
 def test_what_no_tensor_explains_is_other_and_an_excess_of_tensors_is_refused():
-    roles = {"weights": 10, "gradients": 5, "optimizer_state": 20, "activations": 7, "other": 1}
-    found = components(PhasePeak(allocated_bytes=50, live_bytes=43, live_by_role=roles, metered=1))
-    assert found == {**roles, "other": 1 + 7} and sum(found.values()) == 50
-    assert components(PhasePeak(allocated_bytes=42, live_bytes=43, live_by_role=roles, metered=1)) is None
+    live = Peak(43, [10, 5, 20, 6, 1, 1], moment=1)
+    found = components(PhasePeak(allocated_bytes=50, live=live, metered=1))
+    assert found == {**live.by_role, "other": 1 + 7} and sum(found.values()) == 50
+    assert components(PhasePeak(allocated_bytes=42, live=live, metered=1)) is None

@@ -18,7 +18,8 @@ from workflow.engine.data import Example
 from workflow.engine.errors import InputError
 from workflow.engine.live_storage import LiveStorage
 from workflow.engine.step_in_backward import StepInBackward
-from workflow.engine.training import Diverged, Loop
+from workflow.engine.training import Loop
+from workflow.engine.training_step import Diverged
 from workflow.experiment import resolve
 
 METHODS = [name for name in baselines.names() if baselines.method_class(name).trains]
@@ -80,7 +81,7 @@ def test_tied_weights_and_checkpointed_activations(tmp_path: Path) -> None:
         loop.result = loop.run()
         loops.append(loop)
     assert_alike(tmp_path, *loops)
-    state = loops[1].raw_optimizer.state
+    state = loops[1].optimizer.state
     tied = loops[1].accelerator.unwrap_model(loops[1].model).transformer.wte.weight
     assert {int(values["step"]) for values in state.values()} == {STEPS}
     assert tied in state
@@ -127,11 +128,12 @@ def test_gradients_never_all_exist(tmp_path: Path) -> None:
         )
         biggest = max(p.nbytes for p in loop.model.parameters())
         window = [loop._batch([0])]
-        loop._forward_backward_step(0, window)  # the optimizer's state exists from here on
-        with LiveStorage("cpu") as ledger:
-            ledger.watch(loop.model, loop.raw_optimizer)
-            ledger.reset_peak()
-            loop._forward_backward_step(1, window)
+        with loop.meter.phase("train"):
+            loop.training_step(0, window)  # the optimizer's state exists from here on
+            with LiveStorage("cpu") as ledger:
+                ledger.watch(loop.model, loop.optimizer)
+                ledger.reset_peak()
+                loop.training_step(1, window)
         peaks[name] = ledger.peak_by_role
     gradients = sum(p.nbytes for p in loop.model.parameters())
     assert peaks["ordinary"]["gradients"] == gradients
@@ -147,7 +149,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(tmp_path: Path) -> No
     with pytest.raises(Diverged, match="at step 0"):
         loop.run()
     assert all(torch.equal(p, old) for p, old in zip(loop.model.parameters(), before, strict=True))
-    assert not loop.raw_optimizer.state
+    assert not loop.optimizer.state
 
 
 # --- any optimizer
@@ -240,4 +242,4 @@ def test_a_method_defined_by_it_steps_without_the_setting(tmp_path: Path, monkey
     monkeypatch.setattr(baselines.method_class("full"), "steps_in_backward", True)
     loop = make_loop(tmp_path / "stepping", max_grad_norm=None)
     assert_same_weights(loop.run(), ordinary)
-    assert loop.stepper is not None
+    assert loop.training_step.stepper is not None

@@ -24,7 +24,8 @@ from tests.engine.small_loop import (
 )
 from workflow.engine.data import collate
 from workflow.engine.errors import InputError
-from workflow.engine.training import Diverged, LoopSettings, optimizer_steps
+from workflow.engine.training import LoopSettings, optimizer_steps
+from workflow.engine.training_step import Diverged
 from workflow.stages.train import LOOP_KEYS
 
 

@@ -14,6 +14,8 @@ from eval.text import to_markdown
 from eval.versus import versus
 from tests.report import fixture_tree
 from tests.report.fixture_tree import row_of, rows_of
+from workflow.engine.live_storage import ROLES
+from workflow.engine.memory import PARTS, PHASES
 
 
 def all_tables(plan, tree):
@@ -130,10 +132,30 @@ def test_peaks_are_the_largest_of_the_seeds_and_components_add_up_to_them(plan, 
     for row in tables.memory(rows_of(plan, tree), plan):
         parts = [row[f"{part}_bytes"] for part in tables.COMPONENTS]
         if row["method"] == "vanilla":
-            assert parts == [None] * 5 and row["train_peak_bytes"] is None
+            assert parts == [None] * 6 and row["train_peak_bytes"] is None
         else:
             assert sum(parts) == row["peak_allocated_bytes"] == row["train_peak_bytes"]
             assert row["other_bytes"] == 1000  # the second seed's
+
+
+def test_the_components_are_the_ledgers_roles():
+    assert tables.COMPONENTS == ROLES
+    assert tables.PHASES == ("load", "train", *PARTS, "evaluate") and set(tables.PHASES) == {*PHASES, *PARTS}
+
+
+def test_records_without_temporaries_keep_their_place_and_are_named(plan, tree):
+    new = present.memory_table(tables.memory(rows_of(plan, tree), plan), plan)
+    for seed in (0, 1):
+        fixture_tree.write_old(tree, fixture_tree.run_of(plan, "lora", seed))
+    rows = tables.memory(rows_of(plan, tree), plan)
+    row, other = row_of(rows, "lora"), row_of(rows, "full")
+    parts = [row[f"{part}_bytes"] for part in tables.COMPONENTS]
+    assert row["temporaries_bytes"] is None and sum(filter(None, parts)) == row["train_peak_bytes"]
+    assert row["forward_peak_bytes"] is None and other["forward_peak_bytes"] < other["backward_peak_bytes"]
+    assert (row["record_version"], other["record_version"]) == ("1.0.0", "1.1.0")
+    old_note = "Records of version 1.0 know no temporaries"
+    assert old_note in to_markdown(present.memory_table(rows, plan))
+    assert old_note not in to_markdown(new)
 
 
 def test_speedup_is_over_full_of_the_same_model(tmp_path):

@@ -1,12 +1,14 @@
 """The device of a run: the CPU, or a CUDA device that no other run on this machine holds.
 
 Snakemake limits how many GPU jobs run, never which device each gets; so a run takes a device by locking a file named
-after it, and waits while all are taken. On a cluster the scheduler shows a job its own devices only.
+after it, and waits while all are taken. On a cluster the scheduler shows a job its own devices only. What is measured
+also needs the device to be empty of what others, who know no lock, hold there (`require_empty`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import sys
 import tempfile
 import time
@@ -17,6 +19,8 @@ import torch
 
 from workflow.engine.errors import InputError
 
+CONTEXT_BYTES = 2**30  # more than a CUDA context takes, so this process's own is no reason to refuse a device
+
 _held: list[IO[str]] = []  # an open file keeps its lock until the process ends, however it ends
 
 
@@ -26,15 +30,61 @@ def take_device(wanted: str, *, poll_s: float = 1.0) -> torch.device:
     Raises:
         InputError: `cuda` is wanted and there is none.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device: 'cuda' was asked for, but this torch build and machine offer none. Legal here: auto, cpu."
-        )
+    check_device(wanted)
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     index = _free_device(poll_s)
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def check_device(wanted: str) -> None:
+    """Raise InputError if `cuda` is wanted and there is none; takes nothing."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device: 'cuda' was asked for, but this torch build and machine offer none. Legal here: auto, cpu."
+        )
+
+
+def require_empty(device: torch.device) -> None:
+    """Raise InputError if others hold memory of this CUDA device; call before anything is put there.
+
+    The driver says who. Where it hides this process (a container), it may hide others: then the memory in use tells.
+    """
+    if device.type != "cuda":
+        return
+    free, total = torch.cuda.mem_get_info(device)  # makes this process's context, so that the driver can know it
+    processes = processes_on(device) or {}
+    if os.getpid() in processes:
+        others = {process: held for process, held in processes.items() if process != os.getpid()}
+        held_bytes, who = sum(held or 0 for held in others.values()), f" by process {', '.join(map(str, others))}"
+        empty = not others
+    else:
+        held_bytes, who = total - free, ""
+        empty = held_bytes <= CONTEXT_BYTES
+    if not empty:
+        raise InputError(
+            f"Device {device} is not empty: {held_bytes / 2**30:.2f} GiB are held{who}. A measurement needs a device of"
+            " its own: end what runs there, or choose another by CUDA_VISIBLE_DEVICES."
+        )
+
+
+def processes_on(device: torch.device) -> dict[int, int | None] | None:
+    """Bytes that each process holds on a CUDA device by NVML, contexts included; None without `pynvml`.
+
+    A driver in another process-id namespace shows other ids, or none; one that does not know the bytes shows None.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return None
+    return {process.pid: process.usedGpuMemory for process in processes}
 
 
 def _free_device(poll_s: float) -> int:

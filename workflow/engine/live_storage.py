@@ -3,19 +3,22 @@
     ledger = LiveStorage("cpu")
     ledger.watch(model, optimizer)          # weights, gradients and optimizer state that exist already
     with ledger:                            # every operator of forward, backward and optimizer step is seen
-        loss = model(**batch).loss; loss.backward(); optimizer.step(); optimizer.zero_grad()
-    ledger.peak_bytes, ledger.peak_by_role
+        with ledger.forward():              # what this leaves behind is what backward needs: activations
+            loss = model(**batch).loss
+        loss.backward(); optimizer.step(); optimizer.zero_grad()
+    ledger.peak_bytes, ledger.peak_by_role, ledger.peak_operator
 
 A storage counts once however many tensors view it, from the operator that made it until its last owner lets go
-(a weak reference says when). It has one role for its whole life, found late but applied from birth: a tensor that
-ends up in `parameter.grad` was a gradient when the backward operator allocated it.
+(a weak reference says when). It has one role for its whole life, found late but applied from birth, also in peaks that
+are past: a tensor that ends up in `parameter.grad` was a gradient when the backward operator allocated it.
 
 weights          parameters and buffers of the watched model, adapters included
 gradients        storages in `parameter.grad` when an optimizer step begins, or when counting begins or ends
 optimizer_state  every tensor reachable from `optimizer.state`, also inside other objects (GaLore's projectors)
-activations      all else made outside `optimizer.step()`: saved and passing activations, the gradients of activations,
-                 temporaries of forward and backward
-other            temporaries of the optimizer step, and tensors made before counting or in Python (the batch)
+activations      made in a `forward()` and still alive when it ended: what backward needs
+temporaries      all else that operators make: passing tensors of the forward, gradients of activations, layers that
+                 checkpointing computes again, the optimizer step's own; outside a `forward()`, the forward's too
+other            tensors made before counting or in Python (the batch)
 
 Not seen: scratch memory inside one kernel, rounding and fragmentation of the allocator, `storage.resize_` outside an
 operator, operators of other Python threads, and tensors no operator makes or reads (the generator states that
@@ -24,24 +27,57 @@ checkpointing saves: 5 kB a layer). Only sizes are asked for, so fake tensors ca
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ROLES = ("weights", "gradients", "optimizer_state", "activations", "other")
-WEIGHTS, GRADIENTS, OPTIMIZER_STATE, ACTIVATIONS, OTHER = range(len(ROLES))
+ROLES = ("weights", "gradients", "optimizer_state", "activations", "temporaries", "other")
+WEIGHTS, GRADIENTS, OPTIMIZER_STATE, ACTIVATIONS, TEMPORARIES, OTHER = range(len(ROLES))
+
+# Bytes are counted at moments, numbered from 1: after every operator, after every scan, when a new peak begins.
+
+
+@dataclass(eq=False)
+class Peak:
+    """The largest number of bytes alive at one moment of some stretch; its roles follow what is found out later."""
+
+    bytes: int
+    roles: list[int]  # bytes by ROLES
+    moment: int
+    maker: Any = None  # the operator; None where the peak stood when the stretch began, or was found and not made
+
+    @property
+    def by_role(self) -> dict[str, int]:
+        """`bytes`, split by role; sums to it exactly."""
+        return dict(zip(ROLES, self.roles, strict=True))
+
+    @property
+    def operator(self) -> str | None:
+        """The operator that reached it, as "aten.mm.default"; None if no operator of the stretch did."""
+        return None if self.maker is None else str(self.maker)
+
+
+class Life(NamedTuple):
+    """A storage's moments, from the first to the last at which it was alive."""
+
+    born: int
+    died: int
+    nbytes: int
+    role: int
 
 
 class _Entry(weakref.ref):  # type: ignore[type-arg]
     """A weak reference to one storage, with what the ledger knows about it."""
 
     __slots__ = ("born", "key", "nbytes", "role")
-    born: int  # operators (and scans) seen when it appeared
+    born: int  # the first moment at which it counts
     key: int
     nbytes: int
     role: int
@@ -61,8 +97,9 @@ class LiveStorage(TorchDispatchMode):
         self.optimizer: Optimizer | None = None
         self._entries: dict[int, _Entry] = {}
         self._bytes = [0] * len(ROLES)
-        self._operators = 0
-        self._new_role = ACTIVATIONS
+        self.moments = 0
+        self._lives: list[Life] | None = None
+        self._peaks: weakref.WeakSet[Peak] = weakref.WeakSet()  # all that somebody still holds
         self._hooks: list[Any] = []
         self.reset_peak()
 
@@ -77,15 +114,49 @@ class LiveStorage(TorchDispatchMode):
         return dict(zip(ROLES, self._bytes, strict=True))
 
     @property
+    def peak_bytes(self) -> int:
+        """The largest `live_bytes` since the peak was last reset."""
+        return self.peak.bytes
+
+    @property
     def peak_by_role(self) -> dict[str, int]:
         """`peak_bytes`, split by role; sums to it exactly."""
-        return dict(zip(ROLES, self._peak, strict=True))
+        return self.peak.by_role
+
+    @property
+    def peak_operator(self) -> str | None:
+        """The operator that reached `peak_bytes`; None if that stood when the peak was reset."""
+        return self.peak.operator
 
     def reset_peak(self) -> None:
-        """Start a new peak from what is alive now."""
-        self.peak_bytes = self.live_bytes
-        self._peak = list(self._bytes)
-        self._peak_operator = self._operators
+        """Start a new `peak` from what is alive now; whoever holds the old one sees its roles follow."""
+        self.moments += 1
+        self.peak = Peak(self.live_bytes, list(self._bytes), self.moments)
+        self._peaks.add(self.peak)
+
+    @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """What operators make in here and is alive at the end becomes activations, from birth."""
+        start = self.moments
+        try:
+            yield
+        finally:
+            for entry in list(self._entries.values()):
+                if entry.born > start and entry.role == TEMPORARIES:
+                    self._relabel(entry, ACTIVATIONS)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[list[Life]]:
+        """The lives of all storages that are alive at some moment in here; complete once it is left.
+
+        A storage that is resized counts as if it always had its last size.
+        """
+        self._lives = lives = []
+        try:
+            yield lives
+        finally:
+            self._lives = None
+            lives += [Life(e.born, self.moments, e.nbytes, e.role) for e in list(self._entries.values())]
 
     def watch(self, model: nn.Module | None, optimizer: Optimizer | None = None) -> None:
         """Take the roles from this model and optimizer, and count their tensors from now on."""
@@ -93,7 +164,6 @@ class LiveStorage(TorchDispatchMode):
         self._scan()
 
     def __enter__(self) -> LiveStorage:
-        self._new_role = ACTIVATIONS
         self._scan()
         self._hooks = [
             register_optimizer_step_pre_hook(self._before_optimizer_step),
@@ -108,13 +178,12 @@ class LiveStorage(TorchDispatchMode):
         self._scan()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._operators += 1
         self._note_all(args, OTHER)
         if kwargs:
             self._note_all(kwargs.values(), OTHER)
         result = func(*args, **(kwargs or {}))
-        self._note_all((result,), self._new_role)
-        self._raise_peak()
+        self._note_all((result,), TEMPORARIES)
+        self._count(func)
         return result
 
     def _note_all(self, values: Any, role: int) -> None:
@@ -139,7 +208,7 @@ class LiveStorage(TorchDispatchMode):
 
     def _add(self, storage: torch.UntypedStorage, role: int) -> _Entry:
         entry = _Entry(storage, self._remove)
-        entry.key, entry.nbytes, entry.role, entry.born = storage._cdata, storage.nbytes(), role, self._operators
+        entry.key, entry.nbytes, entry.role, entry.born = storage._cdata, storage.nbytes(), role, self.moments + 1
         self._entries[entry.key] = entry
         self._bytes[role] += entry.nbytes
         return entry
@@ -148,34 +217,42 @@ class LiveStorage(TorchDispatchMode):
         """Called by the interpreter when the storage dies."""
         del self._entries[entry.key]
         self._bytes[entry.role] -= entry.nbytes
+        if self._lives is not None and entry.born <= self.moments:
+            self._lives.append(Life(entry.born, self.moments, entry.nbytes, entry.role))
+        entry.nbytes = 0  # whoever is relabelling it just now moves nothing
 
-    def _raise_peak(self) -> None:
-        live = sum(self._bytes)
-        if live > self.peak_bytes:
-            self.peak_bytes, self._peak, self._peak_operator = live, list(self._bytes), self._operators
+    def _count(self, maker: Any = None) -> None:
+        """End the moment: everything known and alive now was alive in it."""
+        self.moments += 1
+        live, peak = sum(self._bytes), self.peak
+        if live > peak.bytes:
+            peak.bytes, peak.roles, peak.moment, peak.maker = live, list(self._bytes), self.moments, maker
 
     def _assign(self, tensor: torch.Tensor, role: int) -> None:
-        """Give the tensor's storage its true role, also at the peak if it was alive there. Weights stay weights."""
+        """Give the tensor's storage its true role. Weights stay weights."""
         entry = self._note(tensor, role)
-        if entry is None or entry.role == role or entry.role == WEIGHTS:
-            return
+        if entry is not None and entry.role not in (role, WEIGHTS):
+            self._relabel(entry, role)
+
+    def _relabel(self, entry: _Entry, role: int) -> None:
+        """Change the role of a living storage, also in every peak since its birth: it was alive there."""
         self._bytes[entry.role] -= entry.nbytes
         self._bytes[role] += entry.nbytes
-        if entry.born <= self._peak_operator:
-            self._peak[entry.role] -= entry.nbytes
-            self._peak[role] += entry.nbytes
+        for peak in self._peaks:
+            if entry.born <= peak.moment:
+                peak.roles[entry.role] -= entry.nbytes
+                peak.roles[role] += entry.nbytes
         entry.role = role
 
     def _scan(self) -> None:
         """Find and label everything the watched model and optimizer hold."""
-        self._operators += 1  # what is found now was not part of an earlier peak
         if self.model is not None:
             for tensor in (*self.model.parameters(), *self.model.buffers()):
                 self._assign(tensor, WEIGHTS)
             self._assign_gradients(self.model.parameters())
         if self.optimizer is not None:
             self._assign_state(self.optimizer)
-        self._raise_peak()
+        self._count()
 
     def _assign_gradients(self, parameters: Any) -> None:
         for parameter in parameters:
@@ -189,11 +266,9 @@ class LiveStorage(TorchDispatchMode):
     def _before_optimizer_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         for group in optimizer.param_groups:
             self._assign_gradients(group["params"])
-        self._new_role = OTHER
 
     def _after_optimizer_step(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         self._assign_state(optimizer)
-        self._new_role = ACTIVATIONS
 
 
 def tensors_in(value: Any, _seen: set[int] | None = None) -> Iterator[torch.Tensor]:

@@ -7,7 +7,12 @@
     with meter.phase("train", model, optimizer):
         for step in ...:
             with meter.step() if metered else contextlib.nullcontext():
-                train_step()
+                with meter.part("forward"):  # parts split the training phase, and tell activations from temporaries
+                    loss = ...
+                with meter.part("backward"):
+                    loss.backward()
+                with meter.part("step"):
+                    optimizer.step()
             with meter.phase("evaluate"), meter.step():  # phases nest: what happens in here is not the training's
                 validate()
     record["memory"] = meter.record()
@@ -15,7 +20,7 @@
 What the numbers are:
 
 allocated_peak_bytes  The headline: the training phase's peak, or the largest phase's where nothing was trained.
-    CUDA: `torch.cuda.max_memory_allocated` of the whole phase, reset at its borders.
+    CUDA: `torch.cuda.max_memory_allocated` of the whole phase, reset at the borders of phases and parts.
     CPU: no allocator keeps statistics, so the live tensor storage (`LiveStorage`) of the phase's metered stretches;
     None if there were none. It agrees with the allocator's own trace (`torch.profiler`) to 0.1 %.
 reserved_peak_bytes   CUDA: `torch.cuda.max_memory_reserved`. CPU: None.
@@ -24,6 +29,7 @@ process_peak_bytes    The whole process over all phases.
     CUDA: this process's device memory by NVML, context included, read at the ends of phases and metered stretches (the
     caching allocator returns nothing in between unless told to); None without `pynvml` or where a container hides the
     process from the driver.
+phases                The same peak by phase, and by part of the training phase; a part's peaks are the phase's too.
 components            The headline by role, as `live_storage.py` defines the roles; the roles sum to it exactly. On CUDA
     `other` also holds what no tensor explains: rounding to 512 bytes, workspaces of kernels, and the excess of steps
     that were not metered. None without a metered stretch.
@@ -33,7 +39,7 @@ Which steps to meter: given a method, a step's peak depends on the shapes of its
 state that exists. So meter the step with the largest micro-batch (rows x padded length); a step after the first, since
 optimizer state appears only at the end of the first; for LISA and BAdam one in each of the first periods, until every
 layer was drawn; for GaLore one with an SVD refresh. A metered step takes about 15 microseconds an operator longer and
-must not count for the time; metering changes neither results nor the peak.
+must not count for the time; metering changes neither results nor the peak. Parts cost little, in any step.
 """
 
 from __future__ import annotations
@@ -51,21 +57,48 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from workflow.engine.live_storage import LiveStorage
+from workflow.engine.devices import processes_on
+from workflow.engine.live_storage import LiveStorage, Peak
+from workflow.engine.timeline import Timeline
 
 PHASES = ("load", "train", "evaluate")
+PARTS = ("forward", "backward", "step")  # of "train"
 METER_NAMES = {"cpu": "cpu-live-storage", "cuda": "cuda-allocator"}
 
 
 @dataclass
 class PhasePeak:
-    """What one phase reached, over all its stretches."""
+    """What one phase, or one part of the training phase, reached over all its stretches."""
 
     allocated_bytes: int | None = None
     reserved_bytes: int | None = None
-    live_bytes: int = 0  # of the metered stretches and the borders
-    live_by_role: dict[str, int] | None = None  # at `live_bytes`
+    live: Peak | None = None  # of the metered stretches and the borders
     metered: int = 0
+
+    @property
+    def live_bytes(self) -> int:
+        """The largest live tensor storage."""
+        return self.live.bytes if self.live else 0
+
+    @property
+    def live_by_role(self) -> dict[str, int] | None:
+        """`live_bytes` by role."""
+        return self.live.by_role if self.live else None
+
+    @property
+    def operator(self) -> str | None:
+        """The operator that reached `live_bytes`; None where that stood when a stretch began."""
+        return self.live.operator if self.live else None
+
+    def take(self, live: Peak, allocator: tuple[int, int] | None) -> None:
+        """Add a stretch: its peak in the ledger, and the allocator's (allocated, reserved) where there is one."""
+        if live.bytes > self.live_bytes:
+            self.live = live
+        if allocator:
+            self.allocated_bytes = largest(self.allocated_bytes, allocator[0])
+            self.reserved_bytes = largest(self.reserved_bytes, allocator[1])
+        elif self.metered:
+            self.allocated_bytes = self.live_bytes
 
 
 class MemoryMeter:
@@ -76,9 +109,11 @@ class MemoryMeter:
         if self.device.type not in METER_NAMES:
             raise ValueError(f"No memory meter for device '{self.device}'. Known: {', '.join(METER_NAMES)}.")
         self.ledger = LiveStorage(self.device.type)
-        self.phases: dict[str, PhasePeak] = {}
-        self._open: list[PhasePeak] = []
+        self.phases: dict[str, PhasePeak] = {}  # parts too
+        self.timeline: Timeline | None = None  # of the last stretch that asked for one
+        self._open: list[str] = []  # phases, and at most one part behind each "train"
         self._metering = False
+        self._recording: Timeline | None = None
         self._driver_peak: int | None = None
 
     def watch(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
@@ -95,19 +130,39 @@ class MemoryMeter:
         """
         if name not in PHASES:
             raise ValueError(f"Unknown phase '{name}'. Known: {', '.join(PHASES)}.")
-        self._harvest()
-        if model is not None:
-            self.watch(model, optimizer)
-        self._open.append(self.phases.setdefault(name, PhasePeak()))
-        try:
-            yield self._open[-1]
-        finally:
-            self._harvest()
-            self._open.pop()
+        self._read_driver()
+        with self._opened(name) as phase:
+            if model is not None:
+                self.watch(model, optimizer)
+            try:
+                yield phase
+            finally:
+                self._read_driver()
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
+    def part(self, name: str) -> Iterator[PhasePeak]:
+        """Peaks reached inside belong to part `name` of the training phase, one of PARTS, and to the phase as before.
+
+        What a metered "forward" leaves behind are the activations. A part may be entered again (accumulation).
+
+        Raises:
+            RuntimeError: outside phase "train", or within a part.
+        """
+        if name not in PARTS:
+            raise ValueError(f"Unknown part '{name}'. Known: {', '.join(PARTS)}.")
+        if self._open[-1:] != ["train"]:
+            where = f"in '{self._open[-1]}'" if self._open else "outside a phase"
+            raise RuntimeError(f"MemoryMeter.part('{name}') belongs directly into phase 'train'; it is {where}.")
+        with self._opened(name) as part:
+            part.metered += self._metering
+            with self.ledger.forward() if self._metering and name == "forward" else contextlib.nullcontext():
+                yield part
+
+    @contextlib.contextmanager
+    def step(self, *, timeline: bool = False) -> Iterator[None]:
         """A metered stretch, usually one optimizer step: every operator inside is counted.
+
+        `timeline`: also keep what was alive at each of them, as `self.timeline`.
 
         Raises:
             RuntimeError: outside a phase, or within itself.
@@ -116,10 +171,11 @@ class MemoryMeter:
             raise RuntimeError("MemoryMeter.step() needs an open phase: put `with meter.phase(...):` around it.")
         if self._metering:
             raise RuntimeError("MemoryMeter.step() is open already; it cannot be entered within itself.")
-        self._open[-1].metered += 1
+        for phase in self._innermost():
+            phase.metered += 1
         self._metering = True
         try:
-            with self.ledger:
+            with self._timeline() if timeline else contextlib.nullcontext(), self.ledger:
                 yield
         finally:
             self._metering = False
@@ -140,29 +196,68 @@ class MemoryMeter:
             "metered_steps": headline.metered,
         }
 
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[PhasePeak]:
+        self._harvest()
+        self._open.append(name)
+        self._mark()
+        try:
+            yield self.phases.setdefault(name, PhasePeak())
+        finally:
+            self._harvest()
+            self._open.pop()
+            self._mark()
+
+    @property
+    def _open_part(self) -> str | None:
+        return self._open[-1] if self._open and self._open[-1] in PARTS else None
+
+    def _innermost(self) -> list[PhasePeak]:
+        """The innermost open phase, and its part where one is open."""
+        return [self.phases[name] for name in self._open[-2 if self._open_part else -1 :]]
+
     def _harvest(self) -> None:
-        """Close the current stretch: give its peaks to the innermost open phase and start new ones."""
-        if self._open:
-            self._take(self._open[-1])
+        """Close the current stretch: give its peaks to the innermost open phase and part, and start new ones."""
+        allocator = allocator_peaks(self.device) if self.device.type == "cuda" else None
+        for phase in self._innermost():
+            phase.take(self.ledger.peak, allocator)
         self.ledger.reset_peak()
-        if self.device.type == "cuda":
-            self._read_driver()
+        if allocator:
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def _take(self, phase: PhasePeak) -> None:
-        if self.ledger.peak_bytes > phase.live_bytes:
-            phase.live_bytes, phase.live_by_role = self.ledger.peak_bytes, self.ledger.peak_by_role
-        if self.device.type == "cuda":
-            phase.allocated_bytes = max(phase.allocated_bytes or 0, torch.cuda.max_memory_allocated(self.device))
-            phase.reserved_bytes = max(phase.reserved_bytes or 0, torch.cuda.max_memory_reserved(self.device))
-        elif phase.metered:
-            phase.allocated_bytes = phase.live_bytes
+    @contextlib.contextmanager
+    def _timeline(self) -> Iterator[None]:
+        self.timeline = self._recording = Timeline(self.ledger.moments)
+        try:
+            with self.ledger.recording() as lives:
+                yield
+        finally:
+            self.timeline.lives, self.timeline.last = lives, self.ledger.moments
+            self._recording = None
+
+    def _mark(self) -> None:
+        """Note in the timeline what part, if any, is open from here on."""
+        if self._recording:
+            self._recording.borders.append((self.ledger.moments, self._open_part or ""))
 
     def _read_driver(self) -> None:
         if self.device.type == "cuda":
-            used = driver_bytes(self.device)
-            if used is not None:
-                self._driver_peak = max(self._driver_peak or 0, used)
+            self._driver_peak = largest(self._driver_peak, driver_bytes(self.device))
+
+
+def largest(*values: int | None) -> int | None:
+    """The largest of the values that are known; None if none is."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def allocator_peaks(device: torch.device) -> tuple[int, int]:
+    """Allocated and reserved bytes at their peaks, in one call: `torch.cuda.max_memory_allocated` sorts all statistics
+    to read one of them, and this runs several times in a step that is timed.
+    """
+    statistics = torch.cuda.memory_stats_as_nested_dict(device)
+    if not statistics:  # nothing was allocated yet
+        return 0, 0
+    return statistics["allocated_bytes"]["all"]["peak"], statistics["reserved_bytes"]["all"]["peak"]
 
 
 def components(phase: PhasePeak) -> dict[str, int] | None:
@@ -194,14 +289,4 @@ def driver_bytes(device: torch.device) -> int | None:
 
     None without `pynvml`, or if the driver does not show this process (another process-id namespace).
     """
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except pynvml.NVMLError:
-        return None
-    return next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
+    return (processes_on(device) or {}).get(os.getpid())

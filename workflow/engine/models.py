@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from pathlib import Path
@@ -29,6 +30,16 @@ def load_model(folder: Path, *, precision: str, attention: str, device: torch.de
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision], attn_implementation=attention)
     model.config.use_cache = not training
     return model.to(device)
+
+
+def random_model(config: Any, *, precision: str, attention: str, device: torch.device | str) -> nn.Module:
+    """A causal language model of this shape with random weights, made on the device in the recipe's weight dtype."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(config)
+    config.use_cache = False
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation=attention)
 
 
 def load_tokenizer(folder: Path) -> Any:

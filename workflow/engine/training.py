@@ -2,8 +2,8 @@
 (tests/engine/test_training.py).
 
 A step draws `accumulation_steps` batches, normalises the loss by the learned tokens of all of them, clips, steps the
-optimizer and the schedule. What saves memory on the way stands in `loss.py` and `step_in_backward.py`, what a method
-adds in `baselines/contract.py`; what is measured in `workflow/engine/memory.py` and `speed.py`.
+optimizer and the schedule: `training_step.py`. What saves memory on the way stands in `loss.py` and
+`step_in_backward.py`, what a method adds in `baselines/contract.py`; what is measured in `memory.py` and `speed.py`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from baselines.contract import Method
 from workflow.engine.data import IGNORED, Example, batch_indices, collate
 from workflow.engine.live_storage import tensors_in
-from workflow.engine.loss import ChunkedLoss
 from workflow.engine.memory import MemoryMeter
-from workflow.engine.speed import StepClock, count_flops, count_tokens
-from workflow.engine.step_in_backward import StepInBackward, check_step_in_backward
+from workflow.engine.speed import StepClock, count_tokens
+from workflow.engine.training_step import Batch, Diverged, TrainingStep
 from workflow.engine.weight_norms import FILE as WEIGHT_NORMS
 from workflow.engine.weight_norms import append_norms
 
-Batch = dict[str, Tensor]
 CHECKPOINTS = ("checkpoint.new", "checkpoint", "checkpoint.old")  # being written, whole, replaced by a whole one
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # ours -> transformers' names
-
-
-class Diverged(Exception):
-    """The loss or its gradient is no longer a finite number; `step` says when."""
-
-    def __init__(self, step: int, loss: float, gradient_norm: float | None) -> None:
-        super().__init__(f"loss {loss}, gradient norm {gradient_norm} at step {step}")
-        self.step = step
 
 
 @dataclass(frozen=True)
@@ -107,27 +96,21 @@ class Loop:
         meter: MemoryMeter,
         clock: StepClock,
     ) -> None:
-        from accelerate import Accelerator
-        from transformers import get_scheduler
-
-        stepping = settings.step_in_backward or method.steps_in_backward
-        if stepping:
-            check_step_in_backward(settings.accumulation_steps, settings.max_grad_norm)
         self.method, self.settings, self.train, self.validation = method, settings, train, validation
         self.seed, self.pad_token_id, self.folder = seed, pad_token_id, folder
         self.meter, self.clock = meter, clock
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if settings.precision == "bf16-mixed" else "no",
-            cpu=next(model.parameters()).device.type == "cpu",
+        self.training_step = TrainingStep(
+            model,
+            method,
+            settings,
+            learning_rate=learning_rate,
+            steps=settings.steps,
+            meter=meter,
+            schedule=settings.schedule,
+            warmup_steps=settings.warmup_steps,
         )
-        model = method.prepare(model)
-        optimizer = method.optimizer(model, learning_rate)
-        schedule = get_scheduler(SCHEDULES[settings.schedule], optimizer, settings.warmup_steps, settings.steps)
-        self.raw_optimizer = optimizer
-        self.stepper = StepInBackward(optimizer) if stepping else None
-        self.model, self.optimizer, self.schedule = self.accelerator.prepare(model, optimizer, schedule)
-        chunk = settings.loss_chunk_tokens
-        self.chunked_loss = None if chunk is None else ChunkedLoss(self.model, chunk)
+        self.accelerator = self.training_step.accelerator
+        self.model, self.optimizer = self.training_step.model, self.training_step.optimizer
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress, method)
 
@@ -138,12 +121,12 @@ class Loop:
             Diverged: the loss became infinite or not a number.
         """
         resumed = self._resume()
-        trainable = self.method.trainable_parameters(self.accelerator.unwrap_model(self.model))
+        trainable = self.method.trainable_parameters(self.training_step.unwrapped())
         metered = self._metered_steps()
         if resumed is None:
             self._note_weight_norms()
         self.started = time.perf_counter() - self.progress.train_s
-        with (self.folder / "log.jsonl").open("a") as log, self.meter.phase("train", self.model, self.raw_optimizer):
+        with (self.folder / "log.jsonl").open("a") as log, self.meter.phase("train", self.model, self.optimizer):
             for step in range(self.progress.step, self.settings.steps):
                 window = [self._batch(indices) for indices in self._window(step)]
                 self._log(log, self._step(step, window, metered=step in metered))
@@ -155,14 +138,14 @@ class Loop:
         if validation_loss is not None and not math.isfinite(validation_loss):
             raise Diverged(self.settings.steps - 1, validation_loss, None)
         return LoopResult(
-            model=self.accelerator.unwrap_model(self.model),
+            model=self.training_step.unwrapped(),
             validation_loss=validation_loss,
             train_tokens=self.progress.tokens,
             train_s=train_s,
             flops_per_step=flops_per_step,
             flops_padded_tokens=flops_padded_tokens,
             trainable_parameters=trainable,
-            optimizer_state_dtype=state_dtype(self.raw_optimizer),
+            optimizer_state_dtype=state_dtype(self.optimizer),
             resumed_at_step=resumed,
         )
 
@@ -170,11 +153,11 @@ class Loop:
 
     def _step(self, step: int, window: list[Batch], *, metered: bool) -> dict[str, Any]:
         """One optimizer step over a window of batches; returns its line of the log."""
-        learning_rate = self.schedule.get_last_lr()[0]
+        learning_rate = self.training_step.schedule.get_last_lr()[0]
         tokens, padded = count_tokens(batch["attention_mask"] for batch in window)
         self.clock.start()
         with self.meter.step() if metered else contextlib.nullcontext():
-            loss, norm = self._forward_backward_step(step, window)
+            loss, norm = self.training_step(step, window)
         step_s = self.clock.stop(tokens, padded, timed=not metered)
         self.progress.tokens += tokens
         return {
@@ -187,58 +170,11 @@ class Loop:
             "metered": metered,
         }
 
-    def _forward_backward_step(self, step: int, window: list[Batch]) -> tuple[float, float | None]:
-        """Loss (mean over the window's learned tokens) and gradient norm before clipping, None if none exists."""
-        self.model.train()
-        self.method.before_step(step)
-        if self.stepper:
-            total, norm = self._backward(window, check_at=step), None
-        else:
-            total, norm = self._backward(window), self._clip()
-            if not math.isfinite(total) or not math.isfinite(norm):
-                raise Diverged(step, total, norm)  # before an optimizer that decomposes gradients meets them
-            self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total, norm
-
-    def _backward(self, window: list[Batch], check_at: int | None = None) -> float:
-        """Gradients of the mean loss over the window's learned tokens; returns that loss.
-
-        Raises:
-            Diverged: at step `check_at`, before backward, which may change the weights. None: whoever calls checks.
-        """
-        learned = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in window)
-        total = 0.0
-        for batch in window:
-            loss = self._loss(batch, learned)
-            if check_at is not None and not math.isfinite(loss.item()):
-                raise Diverged(check_at, loss.item(), None)
-            self.accelerator.backward(loss)
-            total += loss.item()
-        return total
-
-    def _loss(self, batch: Batch, learned: int) -> Tensor:
-        """Sum of the batch's token losses over `learned`; no logits outlive this call, unless autograd needs them."""
-        if self.chunked_loss:
-            return self.chunked_loss(batch, learned)
-        return self.model(**batch, use_cache=False, num_items_in_batch=learned).loss
-
-    def _count_flops(self) -> tuple[int | None, int | None]:
-        """Forward and backward FLOPs of the last step's window, and its padded tokens.
-
-        Counted apart from training, on gradients that are thrown away: the counter takes other kernels, which move the
-        last bits of a result. With a loss in chunks, positions that are not learned have no FLOPs in the head.
-        """
+    def _count_flops(self) -> tuple[int, int]:
+        """FLOPs of the last step's window, and its padded tokens."""
         window = [self._batch(indices) for indices in self._window(self.settings.steps - 1)]
-        with count_flops() as counter, self.stepper.discarding() if self.stepper else contextlib.nullcontext():
-            self._backward(window)
-        self.optimizer.zero_grad(set_to_none=True)
-        return counter.total, count_tokens(batch["attention_mask"] for batch in window)[1]
-
-    def _clip(self) -> float:
-        limit = self.settings.max_grad_norm
-        return float(self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit))
+        flops = self.training_step.flops(window)["total"]
+        return flops, count_tokens(batch["attention_mask"] for batch in window)[1]
 
     def _after_step(self, log: Any) -> None:
         step, settings = self.progress.step, self.settings
@@ -252,7 +188,7 @@ class Loop:
         every, step = self.settings.weight_norms_every_steps, self.progress.step
         if every and (step % every == 0 or step == self.settings.steps):
             with self.meter.phase("evaluate"):  # a merged matrix is no memory of the training's
-                append_norms(self.accelerator.unwrap_model(self.model), step, self.folder / WEIGHT_NORMS)
+                append_norms(self.training_step.unwrapped(), step, self.folder / WEIGHT_NORMS)
 
     @torch.no_grad()
     def evaluate(self) -> float | None:
@@ -266,7 +202,7 @@ class Loop:
                 batch = self._batch(
                     list(range(start, min(start + self.settings.batch_size, len(self.validation)))), self.validation
                 )
-                total += self._loss(batch, 1).item()
+                total += self.training_step.loss(batch, 1).item()
                 tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         return total / tokens
 

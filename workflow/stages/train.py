@@ -148,13 +148,14 @@ class Attempt:
 
     def _train(self, model: Any, tokenizer: Any) -> Any:
         from workflow.engine.training import Loop, LoopSettings, optimizer_steps
+        from workflow.engine.training_step import checkpoint_layers
 
         experiment, training = self.experiment, self.experiment["training"]
         splits = self._read_data(tokenizer)
         steps = optimizer_steps(training, len(splits["train"]))
         self.record |= {"phase": "train", "steps": steps}
         if training["gradient_checkpointing"]:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_layers(model)
         loop = Loop(
             model,
             self.method,
@@ -210,14 +211,19 @@ class Attempt:
 
     def note(self, error: Exception) -> bool:
         """Put an error into the record; True if it is a result (out of memory, divergence) and not a failure."""
-        from workflow.engine.models import is_out_of_memory
-        from workflow.engine.training import Diverged
-
-        status = "diverged" if isinstance(error, Diverged) else "oom" if is_out_of_memory(error) else "failed"
+        status = status_of(error)
         self.record |= {"status": status, "error": reason_of(error)}
         if status != "failed":
             self.record["memory"] = self.meter.record()
         return status != "failed"
+
+
+def status_of(error: Exception) -> str:
+    """What an error makes of a run: "diverged" and "oom" are results, anything else is "failed"."""
+    from workflow.engine.models import is_out_of_memory
+    from workflow.engine.training_step import Diverged
+
+    return "diverged" if isinstance(error, Diverged) else "oom" if is_out_of_memory(error) else "failed"
 
 
 def empty_record(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:

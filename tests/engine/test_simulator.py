@@ -1,0 +1,183 @@
+"""The simulator against real steps of the same model, and against what the sizes of a model say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import baselines
+from tests.models import TINY_HYPERPARAMETERS
+from workflow.engine.live_storage import ROLES
+from workflow.engine.memory import MemoryMeter
+from workflow.engine.models import DTYPES
+from workflow.engine.shapes import read_config
+from workflow.engine.simulator import Simulation, shortened, simulate
+from workflow.engine.training_step import (
+    Conditions,
+    TrainingStep,
+    build_method,
+    checkpoint_layers,
+    synthetic_window,
+)
+
+TRAINING = [name for name in baselines.names() if baselines.method_class(name).trains]
+SMALL = Conditions(batch_size=2, sequence_length=32, precision="fp32")
+LAYERS = 6
+
+
+def small_config(**changes: object) -> LlamaConfig:
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_hidden_layers": LAYERS}
+    return LlamaConfig(**{"vocab_size": 128, "max_position_embeddings": 64, "use_cache": False, **sizes, **changes})
+
+
+def simulated(method: str, conditions: Conditions = SMALL, **hyperparameters: object) -> Simulation:
+    return simulate(small_config(), method, TINY_HYPERPARAMETERS.get(method, {}) | hyperparameters, conditions)
+
+
+def real_peak_bytes(method: str, conditions: Conditions, steps: int) -> int:
+    """The ledger's peak over real training steps, all metered, through the same draws."""
+    torch.manual_seed(0)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = AutoModelForCausalLM.from_config(
+        small_config(), dtype=DTYPES[conditions.precision], attn_implementation=conditions.attention
+    )
+    if conditions.gradient_checkpointing:
+        checkpoint_layers(model)
+    meter = MemoryMeter("cpu")
+    built = build_method(method, shortened(method, TINY_HYPERPARAMETERS.get(method, {})), conditions, seed=0)
+    step = TrainingStep(model, built, conditions, learning_rate=1e-5, steps=1, meter=meter)
+    window = synthetic_window(model.config.vocab_size, conditions, "cpu", seed=0)
+    with meter.phase("train", step.model, step.optimizer):
+        for index in range(max(steps, 4)):
+            with meter.step():
+                step(index, window)
+    return meter.phases["train"].live_bytes
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-mixed"])
+@pytest.mark.parametrize("method", TRAINING)
+def test_the_peak_is_that_of_real_steps(method: str, precision: str, checkpointing: bool) -> None:
+    conditions = replace(SMALL, precision=precision, gradient_checkpointing=checkpointing)
+    predicted = simulated(method, conditions)
+    assert predicted.peak_bytes == pytest.approx(real_peak_bytes(method, conditions, predicted.steps), rel=0.005)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adamw_implementation": "foreach"},
+        {"adamw_implementation": "for-loop"},
+        {"attention": "eager"},
+        {"accumulation_steps": 3},
+        {"loss_chunk_tokens": 8},
+        {"step_in_backward": True, "max_grad_norm": None},
+        {"batch_size": 1, "sequence_length": 64},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_count_as_in_real_steps(changes: dict[str, object]) -> None:
+    conditions = replace(SMALL, **changes)  # type: ignore[arg-type]
+    predicted = simulated("full", conditions)
+    assert predicted.peak_bytes == pytest.approx(real_peak_bytes("full", conditions, predicted.steps), rel=0.005)
+
+
+@pytest.mark.parametrize("method", TRAINING)
+def test_components_sum_to_the_peak_and_the_peak_is_the_largest_phase(method: str) -> None:
+    made = simulated(method)
+    assert tuple(made.components) == ROLES
+    assert sum(made.components.values()) == made.peak_bytes == max(made.phases.values())
+    assert made.phases[made.phase] == made.peak_bytes
+    assert made.operator is not None
+    assert made.operator.startswith("aten.")
+
+
+@pytest.mark.parametrize("method", ["lisa", "badam"])
+def test_every_unit_has_trained_before(method: str) -> None:
+    made = simulated(method)
+    assert made.visited_units == made.drawn_units == LAYERS
+
+
+def test_state_that_is_kept_is_counted_for_every_layer_ever_visited() -> None:
+    kept, full = simulated("lisa", state="keep"), simulated("full")
+    assert kept.components["optimizer_state"] == full.components["optimizer_state"]
+    assert simulated("lisa").components["optimizer_state"] < 0.7 * full.components["optimizer_state"]
+
+
+def test_the_length_of_the_period_does_not_matter() -> None:
+    assert simulated("galore", update_proj_gap=200).peak_bytes == simulated("galore", update_proj_gap=2).peak_bytes
+    assert simulated("lisa", period_steps=50).peak_bytes == simulated("lisa", period_steps=2).peak_bytes
+
+
+def test_the_draw_that_keeps_most_activations_counts() -> None:
+    """BAdam freezes the embeddings: with the first block active, activations of all layers are kept."""
+    long = replace(SMALL, batch_size=16)
+    first = simulate(small_config(), "badam", {"switch_mode": "ascending"}, long)
+    again = simulate(small_config(), "badam", {"switch_mode": "descending"}, long)
+    assert first.peak_bytes == again.peak_bytes
+    assert first.components["activations"] > 0.8 * simulated("full", long).components["activations"] / 2
+
+
+def test_more_of_a_batch_takes_more_memory() -> None:
+    peaks = [simulated("lora", replace(SMALL, batch_size=size)).peak_bytes for size in (1, 2, 4, 8)]
+    assert peaks == sorted(peaks)
+    assert len(set(peaks)) == len(peaks)
+
+
+def test_llama_2_7b_under_full_bf16_fine_tuning_is_eight_bytes_a_parameter() -> None:
+    made = simulate(read_config("llama-2-7b"), "full", {}, Conditions())
+    assert made.parameters == 6_738_415_616
+    assert made.components["weights"] == pytest.approx(2 * made.parameters, rel=1e-4)
+    assert made.components["optimizer_state"] == pytest.approx(4 * made.parameters, rel=1e-4)
+    assert 8 * made.parameters < made.peak_bytes < 8.1 * made.parameters
+
+
+def test_operations_follow_the_parameters_that_train() -> None:
+    """2 operations a parameter and token forward, 2 for the inputs' gradients, 2 for the weights' that train."""
+    wide = small_config(hidden_size=256, intermediate_size=1024, vocab_size=16)
+    flops = {name: simulate(wide, name, {}, SMALL, flops=True).flops for name in ("full", "lisa")}
+    full, lisa = flops["full"], flops["lisa"]
+    assert full is not None and lisa is not None
+    assert full["total"] == full["forward"] + full["backward"]
+    assert full["backward"] == pytest.approx(2 * full["forward"], rel=0.05)
+    assert lisa["forward"] == full["forward"]
+    assert lisa["backward"] == pytest.approx(full["backward"] * (1 + 2 / LAYERS) / 2, rel=0.05)
+
+
+def test_a_timeline_is_kept_on_request() -> None:
+    assert simulated("full").timeline is None
+    made = simulate(small_config(), "full", {}, SMALL, timeline=True)
+    assert made.timeline is not None
+    assert "timeline" not in made.as_json()
+
+
+def test_simulating_twice_gives_the_same() -> None:
+    assert replace(simulated("lisa"), simulated_s=0.0) == replace(simulated("lisa"), simulated_s=0.0)
+
+
+def test_the_configuration_is_left_alone() -> None:
+    config = small_config()
+    before = config.to_dict()
+    simulate(config, "full", {}, SMALL)
+    assert config.to_dict() == before
+
+
+def test_a_sequence_longer_than_the_sliding_window_needs_a_mask() -> None:
+    config, tokens = read_config("mistral-7b"), 1024
+    config.num_hidden_layers = 1
+    forward = {}
+    for config.sliding_window in (tokens // 2, tokens):
+        made = simulate(config, "lora", {}, Conditions(sequence_length=tokens))
+        forward[config.sliding_window] = made.phases["forward"]
+    assert forward[tokens // 2] >= forward[tokens] + tokens * tokens
+
+
+def test_what_does_not_fit_the_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="gamma"):
+        simulated("lisa", gamma=LAYERS + 1)
+    with pytest.raises(ValueError, match="Unknown method 'lsa'"):
+        simulated("lsa")

@@ -1,0 +1,224 @@
+"""The memory simulator: the peak of a training step, predicted on a machine without a GPU.
+
+    simulation = simulate(config, "lisa", {"gamma": 2}, Conditions(batch_size=1, sequence_length=1024))
+    simulation.peak_bytes, simulation.phase, simulation.operator, simulation.components
+
+The real model, the real method through its contract, the real optimizer and the suite's own training step run on
+tensors without data (`dataless.py`), while the ledger that also meters real runs adds up live storages
+(`live_storage.py`).
+
+What is simulated are steps in the middle of training: optimizer state exists, and every unit that the method draws has
+trained before. Of the draws two are gone through, that of the last layers (whose gradients are there while nearly all
+activations are) and that of the first (which, where the embeddings are frozen, keeps most activations); of either the
+first step of the period, with its redraw or decomposition, and the second.
+
+Not seen: the CUDA context, scratch memory inside kernels, rounding and fragmentation (`margin.py` allows for them).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+import baselines
+from workflow.engine.dataless import dataless
+from workflow.engine.live_storage import ROLES
+from workflow.engine.memory import MemoryMeter, PhasePeak
+from workflow.engine.models import DTYPES, count_parameters
+from workflow.engine.timeline import Timeline
+from workflow.engine.training_step import (
+    Batch,
+    Conditions,
+    TrainingStep,
+    build_method,
+    checkpoint_layers,
+    synthetic_window,
+)
+from workflow.engine.visits import Visits
+
+PARTS = ("load", "forward", "backward", "step")
+SHORTEST_PERIOD = 2  # steps: one that begins the period, one that has the state of what is active
+MOST_PERIODS = 2000  # draws until all units have trained; a sampler may make some of them very rare
+MASKLESS = "maskless_sdpa"  # a name that transformers builds no mask for
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a step needs, in bytes."""
+
+    peak_bytes: int
+    phase: str  # where the peak is: load | forward | backward | step
+    operator: str | None  # at the peak, as "aten.mm.default"
+    phases: dict[str, int]  # peak of each of load, forward, backward, step
+    components: dict[str, int]  # the peak by role (`live_storage.ROLES`); sums to it
+    parameters: int
+    trainable_parameters: dict[str, int]  # always, sampled, total
+    drawn_units: int  # units of which some train at a time; 0 for most methods
+    visited_units: int  # of them, how many had trained before the simulated steps
+    steps: int  # of training after which every unit had trained, at two steps a draw
+    flops: dict[str, int] | None  # of a step, on average of the draws: forward, backward, total
+    simulated_s: float
+    timeline: Timeline | None = field(default=None, repr=False, compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the timeline."""
+        return {key: value for key, value in asdict(replace(self, timeline=None)).items() if key != "timeline"}
+
+
+def simulate(
+    config: Any,
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    conditions: Conditions,
+    *,
+    seed: int = 0,
+    flops: bool = False,
+    timeline: bool = False,
+) -> Simulation:
+    """Predict a training step of a model with this transformers configuration under `method`.
+
+    Args:
+        hyperparameters: of the method, over its defaults; its period is shortened to two steps.
+        seed: of the method's draws.
+        flops: count floating-point operations as well, which takes one more forward and backward.
+        timeline: keep what was alive at each operator of the simulated steps.
+
+    Raises:
+        ValueError: the method or a hyper-parameter is unknown, or not for this model. InputError: so are conditions.
+    """
+    began = time.perf_counter()
+    from accelerate.state import AcceleratorState
+
+    built = build_method(method, shortened(method, hyperparameters), conditions, seed)
+    built.check(config.to_dict())
+    with dataless():
+        meter = MemoryMeter("cpu")
+        with meter.phase("load"), meter.step():
+            model = _model(config, conditions)
+            meter.watch(model)
+        parameters = count_parameters(model)
+        if conditions.gradient_checkpointing:
+            checkpoint_layers(model)
+        AcceleratorState._reset_state(reset_partial_state=True)  # it holds one precision for the whole process
+        step = TrainingStep(model, built, conditions, learning_rate=1e-5, steps=1, meter=meter)
+        trainable = built.trainable_parameters(step.unwrapped())
+        window = _window(model.config, conditions)
+        visits, steps, extremes = _go_through(step, meter, window, timeline)
+        operations = _mean_flops(step, window, extremes) if flops else None
+        phase, peak = _largest(meter.phases)
+        return Simulation(
+            peak_bytes=peak.live_bytes,
+            phase=phase,
+            operator=peak.operator,
+            phases={part: meter.phases[part].live_bytes for part in PARTS if part in meter.phases},
+            components=peak.live_by_role or dict.fromkeys(ROLES, 0),
+            parameters=parameters,
+            trainable_parameters=trainable,
+            drawn_units=visits.total,
+            visited_units=visits.visited,
+            steps=steps,
+            flops=operations,
+            simulated_s=time.perf_counter() - began,
+            timeline=meter.timeline,
+        )
+
+
+def shortened(name: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters with the method's period, if it has one, cut to two steps."""
+    period = baselines.method_class(name).period_hyperparameter
+    if period is None:
+        return dict(hyperparameters)
+    own = getattr(baselines.hyperparameters(name, hyperparameters), period)
+    return {**hyperparameters, period: min(own, SHORTEST_PERIOD)}
+
+
+def _go_through(
+    step: TrainingStep, meter: MemoryMeter, window: list[Batch], timeline: bool
+) -> tuple[Visits, int, list[int]]:
+    """Let every unit train, then meter the two extreme draws again.
+
+    Returns the visits, how many steps they took, and the first steps of the extreme draws.
+    """
+    visits, draws, index = Visits(step.method), dict[tuple[int, ...], int](), 0
+    while not (draws and visits.complete) and index < SHORTEST_PERIOD * MOST_PERIODS:
+        step.method.before_step(index)
+        _step_on_zeros(step)
+        visits.note()
+        draws.setdefault(visits.active(), index)
+        index += SHORTEST_PERIOD
+    extremes = list(dict.fromkeys((draws[min(draws)], draws[max(draws)])))  # of the first units, and of the last
+    with meter.phase("train", step.model, step.optimizer):
+        for start in extremes:
+            for place in range(SHORTEST_PERIOD):
+                with meter.step(timeline=timeline and place == SHORTEST_PERIOD - 1):
+                    step(start + place, window)
+    return visits, index, extremes
+
+
+def _mean_flops(step: TrainingStep, window: list[Batch], extremes: list[int]) -> dict[str, int]:
+    """FLOPs of a step, on average of the extreme draws: they are linear in how far down backward must go."""
+    counts = []
+    for start in extremes:
+        step.method.before_step(start)
+        counts.append(step.flops(window))
+    return {name: sum(count[name] for count in counts) // len(counts) for name in counts[0]}
+
+
+def _step_on_zeros(step: TrainingStep) -> None:
+    """The optimizer's step on gradients of zeros: its state comes to exist without forward and backward."""
+    for parameter in step.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    step.optimizer.step()
+    step.optimizer.zero_grad(set_to_none=True)
+
+
+def _largest(phases: Mapping[str, PhasePeak]) -> tuple[str, PhasePeak]:
+    """The part that reached the peak; "redraw" if none of them did, but what a method does before its step."""
+    peaks = {name: phases[name] for name in (*PARTS, "train") if name in phases}
+    name = max(peaks, key=lambda name: peaks[name].live_bytes)  # the first of equals
+    return ("redraw" if name == "train" else name), peaks[name]
+
+
+def _model(config: Any, conditions: Conditions) -> Any:
+    """The model of this configuration, in the recipe's weight dtype, with an attention that needs no data."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(config)
+    config.use_cache = False
+    attention = conditions.attention
+    if attention != "eager" and not _is_windowed(config, conditions):
+        attention = _maskless()
+    return AutoModelForCausalLM.from_config(config, dtype=DTYPES[conditions.precision], attn_implementation=attention)
+
+
+def _is_windowed(config: Any, conditions: Conditions) -> bool:
+    """Whether the sequence is longer than a sliding window, so that transformers gives sdpa a mask in earnest."""
+    window = getattr(config, "sliding_window", None)
+    return conditions.attention == "sdpa" and window is not None and conditions.sequence_length > window
+
+
+def _window(config: Any, conditions: Conditions) -> list[Batch]:
+    return synthetic_window(config.vocab_size, conditions, "cpu", seed=0)
+
+
+@functools.cache
+def _maskless() -> str:
+    """The name of transformers' sdpa attention without a mask, which it builds only for tensors without data, and
+    without dropout, for which fused kernels on CUDA keep no memory, while the CPU has none that drop.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def attention(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **arguments: Any) -> Any:
+        return sdpa_attention_forward(module, query, key, value, None, **{**arguments, "dropout": 0.0})
+
+    AttentionInterface.register(MASKLESS, attention)
+    return MASKLESS
