@@ -32,6 +32,7 @@ lint: $(VENV)/.installed ## check style, types, rules and the direction of impor
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
+	$(BIN)/snakemake --lint --configfile config/memory_cpu.yaml
 
 format: $(VENV)/.installed ## rewrite files in the house style
 	$(BIN)/ruff check --fix .
@@ -42,11 +43,12 @@ clean: ## remove caches and prepared inputs; results and .venv stay
 	rm -rf prepared logs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-install: $(VENV)/.installed ## make .venv and install requirements.lock
+install: $(VENV)/.installed ## make .venv, install requirements.lock and the command lisa-bench
 
 # An installation that was interrupted leaves .installing behind: such a .venv is made anew, any other one is brought up to date in place.
+# The project itself is installed editable, from what the lock brought: .venv/bin/lisa-bench runs this folder's code.
 # Half the time of a plain `pip install`: a current pip, and bytecode written on all cores (some packages ship files for other Python versions).
-$(VENV)/.installed: requirements.lock
+$(VENV)/.installed: requirements.lock pyproject.toml
 	@if [ -e $(VENV)/.installing ] || ! { $(BIN)/python -c '$(SUPPORTED)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
 	  python=; \
 	  for candidate in $(CANDIDATES); do \
@@ -71,6 +73,7 @@ $(VENV)/.installed: requirements.lock
 	@echo "Installing $$(grep -c == requirements.lock) packages into $(VENV): a minute or two."
 	@$(BIN)/python -m pip install --disable-pip-version-check -qq '$(PIP)'
 	@$(BIN)/python -m pip install -qq --no-compile -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/torch/testing/' $(VENV)/lib || true
 	@rm $(VENV)/.installing
 	@touch $@

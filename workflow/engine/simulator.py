@@ -17,7 +17,6 @@ Not seen: the CUDA context, scratch memory inside kernels, rounding and fragment
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ import baselines
 from workflow.engine.dataless import dataless
 from workflow.engine.live_storage import ROLES
 from workflow.engine.memory import MemoryMeter, PhasePeak
-from workflow.engine.models import DTYPES, count_parameters
+from workflow.engine.models import count_parameters, random_model
 from workflow.engine.timeline import Timeline
 from workflow.engine.training_step import (
     Batch,
@@ -187,16 +186,11 @@ def _largest(phases: Mapping[str, PhasePeak]) -> tuple[str, PhasePeak]:
     return ("redraw" if name == "train" else name), peaks[name]
 
 
-def _model(config: Any, conditions: Conditions) -> Any:
-    """The model of this configuration, in the recipe's weight dtype, with an attention that needs no data."""
-    from transformers import AutoModelForCausalLM
-
-    config = copy.deepcopy(config)
-    config.use_cache = False
-    attention = conditions.attention
-    if attention != "eager" and not _is_windowed(config, conditions):
-        attention = _maskless()
-    return AutoModelForCausalLM.from_config(config, dtype=DTYPES[conditions.precision], attn_implementation=attention)
+def _model(config: Any, conditions: Conditions) -> nn.Module:
+    """The model of this configuration, with an attention that needs no data."""
+    real = conditions.attention == "eager" or _is_windowed(config, conditions)
+    attention = conditions.attention if real else _maskless()
+    return random_model(config, precision=conditions.precision, attention=attention, device="cpu")
 
 
 def _is_windowed(config: Any, conditions: Conditions) -> bool:

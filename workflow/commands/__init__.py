@@ -1,0 +1,1 @@
+"""The subcommands of `lisa-bench` (`workflow/cli.py`), a module each."""
