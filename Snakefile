@@ -1,4 +1,4 @@
-# lisa-bench: fine-tune with every method, measure, evaluate, judge, report.
+# lisa-bench: fine-tune with every method, measure, evaluate, judge, report; or, with `kind: memory`, predict and measure the memory of a step.
 # `snakemake --cores all` runs config/smoke.yaml; `--configfile config/<other>.yaml` another experiment.
 import sys
 from pathlib import Path
@@ -16,12 +16,22 @@ if not workflow.configfiles:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/prepare.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/judge.smk"
-include: "workflow/rules/report.smk"
-include: "workflow/rules/weight_norms.smk"
+
+
+if EXPERIMENT["kind"] == "memory":
+
+    include: "workflow/rules/cells.smk"
+    include: "workflow/rules/memory.smk"
+
+else:
+
+    include: "workflow/rules/runs.smk"
+    include: "workflow/rules/prepare.smk"
+    include: "workflow/rules/train.smk"
+    include: "workflow/rules/evaluate.smk"
+    include: "workflow/rules/judge.smk"
+    include: "workflow/rules/report.smk"
+    include: "workflow/rules/weight_norms.smk"
 
 
 localrules:
@@ -33,4 +43,4 @@ rule all:
     input:
         COMPLETE,
         f"{RESULTS}/report.html",
-        WEIGHT_NORMS,
+        WEIGHT_NORMS if EXPERIMENT["kind"] == "training" else [],

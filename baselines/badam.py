@@ -9,7 +9,7 @@ fine-tuned LLaMA-2-7B at 1e-5 and Llama-3-8B at 1e-6.
 The authors' package (badam 1.4 on PyPI) does not serve a benchmark as it is: a run cannot resume (its state dict has
 neither fp32 copies nor learning rate nor place in the cycle), its order comes from the global generator, it switches
 inside `step()`, knows blocks by Llama's names and drops the weight decay that its user set per group. So the step is
-`_block_adamw.py`, bit for bit the package's in fp32 and bf16 (tests/baselines/test_badam.py). On purpose it differs
+`_badam_optimizer.py`, bit for bit the package's in fp32 and bf16 (tests/baselines/test_badam.py). On purpose it differs
 in this: norms and biases have no weight decay, as for every method here; the first block trains K steps, not K - 1;
 fp32 weights are not copied; `torch.cuda.empty_cache()` is not called after every step, nor `gc.collect()` at a switch.
 """
@@ -23,7 +23,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
-from baselines._block_adamw import BlockAdamW
+from baselines._badam_optimizer import BlockAdamW
 from lisa import activate
 from lisa.layers import parts
 from lisa.sampling import uniforms

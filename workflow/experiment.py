@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import baselines
 from eval import EvaluationError
 from eval.benchmarks import BENCHMARKS, check_tasks, datasets_of
-from eval.published import published_tables
+from workflow.checks import check_heads, check_name, check_one_gradient_at_a_time, check_published, check_unique
 from workflow.engine.errors import InputError
-from workflow.engine.step_in_backward import check_step_in_backward
-from workflow.form import check_form, fill_defaults, hint, typed
+from workflow.engine.shapes import positions, read_shape
+from workflow.form import check_form, fill_defaults, hint, read, typed
 from workflow.places import prepared
+from workflow.variants import variants
 
-RESERVED_NAMES = ("published", "reference")  # folders of results/ that git keeps
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "experiment.schema.json"
 
 
@@ -45,21 +44,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a resolved experiment (JSON) or resolve one from YAML."""
-    import yaml
-
-    if not path.is_file():
-        raise InputError(f"No experiment at {path}. Give a results/<name>/experiment.json or a YAML from config/.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        # YAML takes JSON's 1e-08 for a word
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # json's and unicode's errors are ValueErrors
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: an experiment is a mapping of keys, not {type(content).__name__}."
-            " config/README.md explains every key."
-        )
+    content = read(path)
     return content if "runs" in content else resolve(content)
 
 
@@ -82,20 +67,14 @@ def named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _check_meaning(config: dict[str, Any]) -> None:
-    if config["name"] in RESERVED_NAMES:
-        raise InputError(f"name: {config['name']!r} is a folder of this repository; any other name is legal.")
-    _check_unique("models", config["models"])
-    _check_unique("data", config["data"])
+    check_name(config)
+    check_unique("models", config["models"])
+    check_unique("data", config["data"])
     _check_models(config)
     _check_training(config["training"])
     _check_benchmarks(config["evaluation"]["benchmarks"])
     _check_revisions(config)
-    known = published_tables()
-    for index, table in enumerate(config["report"]["published"]):
-        if table not in known:
-            raise InputError(
-                f"report.published[{index}]: unknown table {table!r}.{hint(table, known)} Known: {', '.join(known)}."
-            )
+    check_published(config)
     _check_folder(config, "data_root", "hub/, mt_bench/, agieval/ and corpus/", others=("world", "hub"))
     _check_folder(config, "model_root", "<organisation>/<name>/ checkpoints", others=(None,))
 
@@ -104,14 +83,6 @@ def _check_folder(config: dict[str, Any], key: str, content: str, others: tuple[
     if config[key] not in others and not Path(config[key]).is_dir():
         legal = ", or ".join([f"a folder with {content}", *map(json.dumps, others)])
         raise InputError(f"{key}: {config[key]!r} is not a folder. Legal: {legal}.")
-
-
-def _check_unique(key: str, entries: list[dict[str, Any]]) -> None:
-    seen: set[str] = set()
-    for index, entry in enumerate(entries):
-        if entry["name"] in seen:
-            raise InputError(f"{key}[{index}].name: {entry['name']!r} stands twice; names are unique within {key}.")
-        seen.add(entry["name"])
 
 
 def _check_models(config: dict[str, Any]) -> None:
@@ -124,16 +95,7 @@ def _check_models(config: dict[str, Any]) -> None:
                 " a downloaded model is pinned to a commit of 40 hex digits."
             )
         if "pretrain" in model:
-            _check_heads(f"models[{index}].pretrain.architecture", model["pretrain"]["architecture"])
-
-
-def _check_heads(where: str, shape: dict[str, Any]) -> None:
-    heads = shape["num_attention_heads"]
-    groups = shape.get("num_key_value_heads", heads)
-    for key, value, parts in (("hidden_size", shape["hidden_size"], heads), ("num_attention_heads", heads, groups)):
-        if value % parts:
-            divisor = "num_attention_heads" if key == "hidden_size" else "num_key_value_heads"
-            raise InputError(f"{where}.{key}: {value} is not a multiple of {divisor}: {parts}.")
+            check_heads(f"models[{index}].pretrain.architecture", model["pretrain"]["architecture"])
 
 
 def _check_revisions(config: dict[str, Any]) -> None:
@@ -158,15 +120,11 @@ def _check_training(training: dict[str, Any]) -> None:
             f"training.warmup_steps: {training['warmup_steps']} leaves nothing of training.steps: {training['steps']}."
         )
     if training["step_in_backward"]:
-        _check_step_in_backward("training.step_in_backward", training)
-
-
-def _check_step_in_backward(who: str, training: dict[str, Any]) -> None:
-    check_step_in_backward(training["accumulation_steps"], training["max_grad_norm"], who)
+        check_one_gradient_at_a_time("training.step_in_backward", training)
 
 
 def _check_benchmarks(benchmarks: list[dict[str, Any]]) -> None:
-    _check_unique("evaluation.benchmarks", benchmarks)
+    check_unique("evaluation.benchmarks", benchmarks)
     for index, entry in enumerate(benchmarks):
         if entry["name"] not in BENCHMARKS:
             raise InputError(
@@ -183,57 +141,13 @@ def _check_benchmarks(benchmarks: list[dict[str, Any]]) -> None:
 
 
 def _expand(config: dict[str, Any]) -> list[dict[str, Any]]:
-    for name, shared in config["method_settings"].items():
-        _method_class(f"method_settings.{name}", name)
-        _hyperparameters(f"method_settings.{name}", name, shared["hyperparameters"])
-    variants = [_variant(config, index, entry) for index, entry in enumerate(config["methods"])]
-    seen: set[tuple[str, str]] = set()
-    for index, variant in enumerate(variants):
-        key = (variant["method"], variant["variant"])
-        if key in seen:
-            raise InputError(
-                f"methods[{index}]: {key[0]!r} with variant {key[1]!r} stands twice; variants of a method are unique."
-            )
-        seen.add(key)
     runs = []
-    for model, data, variant, seed in itertools.product(config["models"], config["data"], variants, config["seeds"]):
+    for model, data, variant, seed in itertools.product(
+        config["models"], config["data"], variants(config), config["seeds"]
+    ):
         path = f"{model['name']}/{data['name']}/{variant['method']}/{variant['variant']}/seed{seed}"
         runs.append({"model": model["name"], "data": data["name"], **variant, "seed": seed, "path": path})
     return runs
-
-
-def _method_class(where: str, name: str) -> Any:
-    try:
-        return baselines.method_class(name)
-    except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def _hyperparameters(where: str, name: str, overrides: dict[str, Any]) -> Any:
-    try:
-        return baselines.hyperparameters(name, overrides)
-    except ValueError as error:
-        raise InputError(f"{where}.hyperparameters: {error}") from error
-
-
-def _variant(config: dict[str, Any], index: int, entry: str | dict[str, Any]) -> dict[str, Any]:
-    """A method's variant with all its settings: the method's defaults < method_settings < the entry itself."""
-    entry = {"method": entry, "variant": "default", "hyperparameters": {}} if isinstance(entry, str) else entry
-    name = entry["method"]
-    method = _method_class(f"methods[{index}]", name)
-    if method.steps_in_backward:
-        _check_step_in_backward(f"methods[{index}] ({name})", config["training"])
-    shared = config["method_settings"].get(name, {"hyperparameters": {}})
-    overrides = {**shared["hyperparameters"], **entry["hyperparameters"]}
-    hyperparameters = _hyperparameters(f"methods[{index}] ({name})", name, overrides)
-    sources = (entry, shared, config["training"], {"learning_rate": method.default_learning_rate})
-    rate = next(source["learning_rate"] for source in sources if "learning_rate" in source)
-    return {
-        "method": name,
-        "variant": entry["variant"],
-        "hyperparameters": asdict(hyperparameters),
-        "learning_rate": rate if method.trains else None,
-    }
 
 
 def build_method(config: dict[str, Any], run: dict[str, Any]) -> Any:
@@ -262,17 +176,6 @@ def known_shape(config: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
     return read_shape(file) if config["model_root"] and file.is_file() else None
 
 
-def read_shape(file: Path) -> dict[str, Any]:
-    """A checkpoint's config.json."""
-    try:
-        shape = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(shape, dict):
-        raise InputError(f"{file} holds {type(shape).__name__}; a model's configuration is a mapping.")
-    return shape
-
-
 def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]) -> None:
     """Raise InputError if a method or a length of the experiment does not suit a model of this shape."""
     _check_lengths(config, model_name, shape)
@@ -288,14 +191,14 @@ def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]
 
 def _check_lengths(config: dict[str, Any], model_name: str, shape: dict[str, Any]) -> None:
     """Sequences and answers fit the model's positions."""
-    positions = shape.get("max_position_embeddings", shape.get("n_positions"))  # GPT-2's config.json says n_positions
-    if positions is None:
+    most = positions(shape)
+    if most is None:
         return
     generated = {"mt_bench.max_new_tokens": (config["mt_bench"] or {}).get("max_new_tokens", 0)}
     for entry in config["evaluation"]["benchmarks"]:
         generated[f"evaluation.benchmarks ({entry['name']}).max_new_tokens"] = entry.get("max_new_tokens", 0)
-    legal = {"training.sequence_length": (config["training"]["sequence_length"], positions)}
-    legal |= {key: (value, positions - 1) for key, value in generated.items()}  # an answer has a prompt before it
-    for key, (value, most) in legal.items():
-        if value > most:
-            raise InputError(f"{key}: {value} on model {model_name!r} with {positions} positions; legal: up to {most}.")
+    legal = {"training.sequence_length": (config["training"]["sequence_length"], most)}
+    legal |= {key: (value, most - 1) for key, value in generated.items()}  # an answer has a prompt before it
+    for key, (value, limit) in legal.items():
+        if value > limit:
+            raise InputError(f"{key}: {value} on model {model_name!r} with {most} positions; legal: up to {limit}.")

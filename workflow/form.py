@@ -1,16 +1,18 @@
 """The form of an experiment: words become numbers, a violation of the schema becomes one sentence, defaults are put in.
 
-`typed(config, schema)`, `check_form(config, schema)`, `fill_defaults(config, schema)`, in this order; what the values
-mean together is checked in `workflow/experiment.py`.
+`read(path)`, then `typed(config, schema)`, `check_form(config, schema)`, `fill_defaults(config, schema)`, in this
+order; what the values mean together is checked in `workflow/experiment.py` and `workflow/memory_experiment.py`.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from workflow.engine.errors import InputError
@@ -24,6 +26,30 @@ WORDS: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
 }
 
 
+def read(path: Path) -> dict[str, Any]:
+    """An experiment as it stands in its file: a YAML of config/, or the resolved one, which is JSON.
+
+    Raises:
+        InputError: the file is not there, cannot be read, or holds no mapping.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise InputError(f"No experiment at {path}. Give a results/<name>/experiment.json or a YAML from config/.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        # YAML takes JSON's 1e-08 for a word
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # json's and unicode's errors are ValueErrors
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path}: an experiment is a mapping of keys, not {type(content).__name__}."
+            " config/README.md explains every key."
+        )
+    return content
+
+
 def hint(value: object, known: list[str]) -> str:
     """The known name that a misspelt one is closest to, as a sentence to put after an error."""
     close = difflib.get_close_matches(str(value), known, n=1)
@@ -35,16 +61,20 @@ def _where(path: list[Any]) -> str:
     return text.lstrip(".") or "the experiment"
 
 
-def typed(value: Any, schema: dict[str, Any]) -> Any:
+def typed(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None) -> Any:
     """A copy of the value in which words that must be numbers, booleans or null are.
 
-    Snakemake reads nested values of `--config` as words, and YAML takes 1e-3 for one.
+    Snakemake reads nested values of `--config` as words, and YAML takes 1e-3 for one. `root` is the whole schema, which
+    a `$ref` (to a key at the top) points into.
     """
+    root = root or schema
+    if "$ref" in schema:
+        schema = root["properties"][schema["$ref"].removeprefix("#/properties/")]
     if isinstance(value, dict):
         known, others = schema.get("properties", {}), schema.get("additionalProperties", {})
-        return {key: typed(child, known.get(key, others or {})) for key, child in value.items()}
+        return {key: typed(child, known.get(key, others or {}), root) for key, child in value.items()}
     if isinstance(value, list):
-        return [typed(child, schema.get("items", {})) for child in value]
+        return [typed(child, schema.get("items", {}), root) for child in value]
     types = schema.get("type", list(WORDS))  # free form (hyper-parameters, architecture): what the word looks like
     if isinstance(value, str) and "string" not in types:
         for kind in [types] if isinstance(types, str) else types:
@@ -55,8 +85,14 @@ def typed(value: Any, schema: dict[str, Any]) -> Any:
 
 def check_form(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Raise InputError for the first violation, outermost first."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
+    try:
+        from jsonschema import Draft202012Validator
+        from jsonschema.validators import extend
+    except ImportError as error:
+        raise InputError(
+            "A YAML is checked with the package jsonschema, which is not installed here: install it, or give the"
+            " results/<name>/experiment.json that Snakemake wrote elsewhere."
+        ) from error
 
     types = {"integer": lambda _, value: _is_whole(value), "number": lambda _, value: _is_finite(value)}
     checker = Draft202012Validator.TYPE_CHECKER.redefine_many(types)
@@ -93,7 +129,7 @@ def _describe(error: Any) -> str:
 
 
 def fill_defaults(value: Any, schema: dict[str, Any]) -> None:
-    """Put the schema's defaults where a key is absent, in place."""
+    """Put the schema's defaults where a key is absent, in place; none beyond a `$ref`, which holds differences only."""
     if isinstance(value, dict):
         for key, sub in schema.get("properties", {}).items():
             if "default" in sub:

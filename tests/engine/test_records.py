@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 import baselines
 from workflow.engine import records
-from workflow.engine.records import environment, method_files, sha256_sources, write_json
+from workflow.engine.records import environment, memory_files, method_files, sha256_sources, write_json
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,23 @@ def test_the_code_of_a_method_is_the_engine_the_library_and_its_own_file_only(me
     assert {f"baselines/{method}.py", "baselines/contract.py", "workflow/engine/training.py", "lisa/hook.py"} <= names
     others = {f"baselines/{other}.py" for other in baselines.names()} - {f"baselines/{method}.py"}
     assert not names & others
+
+
+@pytest.mark.parametrize("method", baselines.names())
+def test_what_a_method_imports_of_baselines_is_part_of_its_code(method: str) -> None:
+    """A method's private modules are found by their names: `_<method>*.py`."""
+    files = method_files(method)
+    imports = re.compile(r"^(?:from baselines\.(_\w+)|from baselines import (_\w+))", re.MULTILINE)
+    for file in files:
+        for found in imports.findall(file.read_text()):
+            assert any(other.stem == "".join(found) for other in files), f"{file.name} imports {''.join(found)}"
+
+
+def test_a_change_of_what_predicts_trains_nothing_again() -> None:
+    training, memory = set(method_files("full")), set(memory_files("full"))
+    assert {file.name for file in memory - training} >= {"simulator.py", "measuring.py", "llama-2-7b.json"}
+    assert training < memory
+    assert "fit.py" not in {file.name for file in memory}
 
 
 def test_the_code_checksum_moves_with_name_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""config/README.md and the schema say the same: the same keys, the same defaults, the same words for a choice."""
+"""config/README.md and the schemas say the same: the same keys, the same defaults, the same words for a choice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import yaml
 
 from eval.benchmarks import BENCHMARKS
 from tests.conftest import ROOT
-from workflow.experiment import SCHEMA_FILE
+from workflow import experiment, memory_experiment
+from workflow.engine.shapes import shape_names
 
 README = (ROOT / "config/README.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([^`]+)` \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
@@ -33,18 +34,34 @@ def keys_of(
             yield from keys_of(sub, f"{path}.<method>.{key}", False)
 
 
-SCHEMA = {path: (sub, required) for path, sub, required in keys_of(json.loads(SCHEMA_FILE.read_text()))}
-ROWS = {key: (legal, default, text) for key, legal, default, text in ROW.findall(README)}
+def schema_of(module: Any) -> dict[str, tuple[dict[str, Any], bool]]:
+    return {path: (sub, required) for path, sub, required in keys_of(json.loads(module.SCHEMA_FILE.read_text()))}
 
 
-def test_every_key_of_the_schema_is_documented_and_nothing_else() -> None:
-    assert len(SCHEMA) > 70
+def rows_of(text: str) -> dict[str, tuple[str, str, str]]:
+    rows = {key: (legal, default, text) for key, legal, default, text in ROW.findall(text)}
+    assert len(ROW.findall(text)) == len(rows), "a key stands in two tables"
+    return rows
+
+
+TRAINING_TEXT, MEMORY_TEXT = README.split("\n## Memory experiments\n")
+TRAINING, MEMORY = schema_of(experiment), schema_of(memory_experiment)
+# a memory experiment's keys that are word for word a training experiment's are explained once
+OWN = {key: entry for key, entry in MEMORY.items() if TRAINING.get(key) != entry}
+SCHEMA = {("training", key): entry for key, entry in TRAINING.items()}
+SCHEMA |= {("memory", key): entry for key, entry in OWN.items()}
+ROWS = {("training", key): row for key, row in rows_of(TRAINING_TEXT).items()}
+ROWS |= {("memory", key): row for key, row in rows_of(MEMORY_TEXT).items()}
+
+
+def test_every_key_of_the_schemas_is_documented_and_nothing_else() -> None:
+    assert len(TRAINING) > 70
+    assert {"methods", "methods.variant", "training.attention"} < {*MEMORY} - {*OWN}
     assert set(ROWS) == set(SCHEMA)
-    assert len(ROW.findall(README)) == len(ROWS), "a key stands in two tables"
 
 
-@pytest.mark.parametrize("key", SCHEMA)
-def test_the_documented_default_is_the_schemas(key: str) -> None:
+@pytest.mark.parametrize("key", SCHEMA, ids=" ".join)
+def test_the_documented_default_is_the_schemas(key: tuple[str, str]) -> None:
     schema, required = SCHEMA[key]
     default = ROWS[key][1]
     if "default" in schema:
@@ -55,26 +72,31 @@ def test_the_documented_default_is_the_schemas(key: str) -> None:
         assert default == ("*required*" if required else "*none*")
 
 
-@pytest.mark.parametrize("key", [key for key, (schema, _) in SCHEMA.items() if "enum" in schema])
-def test_the_documented_choices_are_the_schemas(key: str) -> None:
+@pytest.mark.parametrize("key", [key for key, (schema, _) in SCHEMA.items() if "enum" in schema], ids=" ".join)
+def test_the_documented_choices_are_the_schemas(key: tuple[str, str]) -> None:
     assert re.findall(r"`([^`]+)`", ROWS[key][0]) == SCHEMA[key][0]["enum"]
 
 
 BOUNDED = [key for key, (schema, _) in SCHEMA.items() if {"minimum", "exclusiveMinimum"} & {*schema}]
 
 
-@pytest.mark.parametrize("key", BOUNDED)
-def test_the_documented_minimum_is_the_schemas(key: str) -> None:
+@pytest.mark.parametrize("key", BOUNDED, ids=" ".join)
+def test_the_documented_minimum_is_the_schemas(key: tuple[str, str]) -> None:
     schema, legal = SCHEMA[key][0], ROWS[key][0]
     wanted = f"from {schema['minimum']}" if "minimum" in schema else f"above {schema['exclusiveMinimum']}"
     assert legal.startswith(wanted)
     assert ("`null`" in legal) == ("null" in schema["type"])
 
 
+def test_the_documented_shapes_are_the_bundled_ones() -> None:
+    text = ROWS["memory", "models.shape"][2]
+    assert sorted(re.findall(r"`([^`]+)`", text.split(" or a hub id")[0])[1:]) == shape_names()
+
+
 def test_the_documented_shots_are_the_benchmarks_own() -> None:
     shots = ", ".join(f"{benchmark.label} {benchmark.shots}" for benchmark in BENCHMARKS.values())
-    assert f"absent: {shots}." in ROWS["evaluation.benchmarks.shots"][2]
-    assert re.findall(r"`([^`]+)`", ROWS["evaluation.benchmarks.name"][0]) == list(BENCHMARKS)
+    assert f"absent: {shots}." in ROWS["training", "evaluation.benchmarks.shots"][2]
+    assert re.findall(r"`([^`]+)`", ROWS["training", "evaluation.benchmarks.name"][0]) == list(BENCHMARKS)
 
 
 @pytest.mark.parametrize("text", re.findall(r"\]\(([^)#]+)\)", README))

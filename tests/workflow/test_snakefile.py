@@ -10,16 +10,27 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 from tests.workflow.experiments import small, write
-from workflow.experiment import load, resolve
+from workflow.experiment import load
+from workflow.kinds import resolve
 
 CODE = ("Snakefile", "workflow", "baselines", "lisa", "eval")
 PARTS = (*CODE, "config", "profiles", "results/published", "environment.yml")
+OTHERS = {  # every file of config/ besides the default
+    "real_data.yaml",
+    "lisa_variants.yaml",
+    "weight_norms.yaml",
+    "memory_cpu.yaml",
+    "paper/table2_accuracy.yaml",
+    "paper/table1_memory.yaml",
+    "paper/figure4_iteration_time.yaml",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +60,10 @@ def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
 
 
 def expected(experiment: dict) -> dict[str, int]:
+    if experiment["kind"] == "memory":
+        counts = {"all": 1, "memory_report": 1, "simulate": len(experiment["cells"])}
+        counts |= {"measure": len(experiment["cells"])} if experiment["measure"]["device"] == "cpu" else {}
+        return {**counts, "total": sum(counts.values())}
     runs, models = len(experiment["runs"]), len(experiment["models"])
     counts = {"all": 1, "prepare_data": 1, "prepare_benchmarks": 1, "prepare_model": models, "report": 1}
     if experiment["training"]["weight_norms_every_steps"]:
@@ -72,9 +87,7 @@ def test_a_bare_dry_run_lists_the_smoke_experiment_and_writes_nothing(checkout: 
     assert written(checkout) == before
 
 
-@pytest.mark.parametrize(
-    "file", ["real_data.yaml", "lisa_variants.yaml", "weight_norms.yaml", "paper/table2_accuracy.yaml"]
-)
+@pytest.mark.parametrize("file", sorted(OTHERS))
 def test_every_other_experiment_lists_its_own_jobs_only(checkout: Path, file: str, shared_data: Path) -> None:
     change = {"data_root": str(shared_data)} if file == "real_data.yaml" else {}
     words = [f"{key}={value}" for key, value in change.items()]
@@ -86,13 +99,7 @@ def test_every_other_experiment_lists_its_own_jobs_only(checkout: Path, file: st
 
 def test_the_experiments_tested_here_are_all_there_are() -> None:
     files = {str(file.relative_to(ROOT / "config")) for file in (ROOT / "config").rglob("*.yaml")}
-    assert files == {
-        "smoke.yaml",
-        "real_data.yaml",
-        "lisa_variants.yaml",
-        "weight_norms.yaml",
-        "paper/table2_accuracy.yaml",
-    }
+    assert files == OTHERS | {"smoke.yaml"}
 
 
 def test_weight_norms_are_compared_where_full_finetuning_and_lora_record_them(checkout: Path) -> None:
@@ -129,8 +136,57 @@ def test_an_invalid_experiment_ends_in_its_one_message(checkout: Path) -> None:
     done = snakemake(checkout, "--cores", "1", "--config", "methods=[vanilla,galor]")
     assert done.returncode != 0
     output = done.stdout + done.stderr
-    assert "methods[1]: Unknown method 'galor'. Known: full, galore, lisa, lora, vanilla." in output
+    assert "methods[1]: Unknown method 'galor'. Known: badam, full, galore, lisa, lora, vanilla." in output
     assert "Did you mean 'galore'?" in output
     assert "Traceback" not in output
     assert output.count("galor'") == 1
     assert written(checkout) == before
+
+
+# --- memory experiments
+
+
+def memory(folder: Path, **changes: Any) -> Path:
+    """A small memory experiment as a YAML file."""
+    experiment = {
+        "name": "small_memory",
+        "kind": "memory",
+        "models": [{"name": "gpt2-small"}],
+        "methods": ["full", "lora"],
+    }
+    return write(folder, experiment | changes)
+
+
+def test_an_unknown_kind_ends_in_its_one_message(checkout: Path, tmp_path: Path) -> None:
+    done = snakemake(checkout, "-n", "--configfile", str(memory(tmp_path, kind="memroy")))
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "kind: unknown kind of experiment 'memroy'. Did you mean 'memory'? Known: training, memory." in output
+    assert "Traceback" not in output
+
+
+def test_cells_are_measured_by_the_pipeline_only_on_the_cpu(checkout: Path, tmp_path: Path) -> None:
+    file = str(memory(tmp_path))
+    found = jobs(snakemake(checkout, "-n", "--configfile", file))
+    assert (found["simulate"], found.get("measure"), found["memory_report"]) == (2, None, 1)
+    assert jobs(snakemake(checkout, "-n", "--configfile", file, "--config", "measure={device: cpu}"))["measure"] == 2
+
+
+def test_records_that_are_there_are_inputs_of_the_page(checkout: Path, tmp_path: Path) -> None:
+    cell = "gpt2-small/full/default/default/run.json"
+    records = [f"results/small_memory/{cell}", f"results/reference/some-card/small_memory/{cell}"]
+    for record in records:
+        (checkout / record).parent.mkdir(parents=True)
+        (checkout / record).write_text("{}")
+    done = snakemake(checkout, "-n", "--configfile", str(memory(tmp_path)))
+    shutil.rmtree(checkout / "results/small_memory")
+    shutil.rmtree(checkout / "results/reference")
+    inputs = re.search(r"rule memory_report:\n +input: (.*)", done.stdout + done.stderr)
+    assert inputs
+    assert [file for file in inputs[1].split(", ") if file.endswith("run.json")] == records
+
+
+@pytest.mark.parametrize("file", ["config/smoke.yaml", "config/memory_cpu.yaml"])
+def test_rules_of_both_kinds_pass_snakemakes_lint(checkout: Path, file: str) -> None:
+    done = snakemake(checkout, "--lint", "--configfile", file)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1.1.0"
 TRACKED = ("baselines", "config", "eval", "lisa", "workflow")  # a method file that git does not know counts as a change
 ROOT = Path(__file__).parents[2]
+# of the engine, what predicts and measures steps: a change of it trains nothing again
+NO_TRAINING = (
+    "cards.py",
+    "dataless.py",
+    "fit.py",
+    "margin.py",
+    "measuring.py",
+    "shapes.py",
+    "simulator.py",
+    "visits.py",
+)
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "galore-torch", "lm-eval", "datasets", "openai", "snakemake")
 
 
@@ -41,7 +52,14 @@ def sources(*patterns: str) -> list[Path]:
 def method_files(method: str) -> list[Path]:
     """Sources that decide what a run of this method does: lisa, the engine, the contract and the method's own file."""
     own = (f"baselines/{method}.py", f"baselines/_{method}*.py", "baselines/contract.py", "workflow/stages/train.py")
-    return sources("lisa/*.py", "workflow/engine/*.py", *own)
+    engine = [file for file in sources("workflow/engine/*.py") if file.name not in NO_TRAINING]
+    return sorted([*sources("lisa/*.py", *own), *engine])
+
+
+def memory_files(method: str) -> list[Path]:
+    """Sources that decide what a simulated or measured step of this method takes."""
+    beside = [f"workflow/engine/{name}" for name in NO_TRAINING if name not in ("cards.py", "fit.py", "margin.py")]
+    return sorted([*method_files(method), *sources(*beside, "workflow/engine/model_shapes/*.json")])
 
 
 def sha256_sources(files: Iterable[Path]) -> str:

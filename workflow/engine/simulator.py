@@ -9,8 +9,9 @@ tensors without data (`dataless.py`), while the ledger that also meters real run
 
 What is simulated are steps in the middle of training: optimizer state exists, and every unit that the method draws has
 trained before. Of the draws two are gone through, that of the last layers (whose gradients are there while nearly all
-activations are) and that of the first (which, where the embeddings are frozen, keeps most activations); of either the
-first step of the period, with its redraw or decomposition, and the second.
+activations are) and that of the first (which, where the embeddings are frozen, keeps most activations), and where draws
+differ in size the same two of the largest; of each the first step of the period, with its redraw or decomposition, and
+the second.
 
 Not seen: the CUDA context, scratch memory inside kernels, rounding and fragmentation (`margin.py` allows for them).
 """
@@ -21,7 +22,7 @@ import functools
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ def simulate(
         hyperparameters: of the method, over its defaults; its period is shortened to two steps.
         seed: of the method's draws.
         flops: count floating-point operations as well, which takes one more forward and backward.
-        timeline: keep what was alive at each operator of the simulated steps.
+        timeline: keep what was alive at each operator of the step that needed most.
 
     Raises:
         ValueError: the method or a hyper-parameter is unknown, or not for this model. InputError: so are conditions.
@@ -109,8 +110,8 @@ def simulate(
         step = TrainingStep(model, built, conditions, learning_rate=1e-5, steps=1, meter=meter)
         trainable = built.trainable_parameters(step.unwrapped())
         window = _window(model.config, conditions)
-        visits, steps, extremes = _go_through(step, meter, window, timeline)
-        operations = _mean_flops(step, window, extremes) if flops else None
+        passage = _go_through(step, meter, window, timeline)
+        operations = _mean_flops(step, window, passage.extremes) if flops else None
         phase, peak = _largest(meter.phases)
         return Simulation(
             peak_bytes=peak.live_bytes,
@@ -120,12 +121,12 @@ def simulate(
             components=peak.live_by_role or dict.fromkeys(ROLES, 0),
             parameters=parameters,
             trainable_parameters=trainable,
-            drawn_units=visits.total,
-            visited_units=visits.visited,
-            steps=steps,
+            drawn_units=passage.visits.total,
+            visited_units=passage.visits.visited,
+            steps=passage.steps,
             flops=operations,
             simulated_s=time.perf_counter() - began,
-            timeline=meter.timeline,
+            timeline=passage.timeline,
         )
 
 
@@ -138,13 +139,15 @@ def shortened(name: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**hyperparameters, period: min(own, SHORTEST_PERIOD)}
 
 
-def _go_through(
-    step: TrainingStep, meter: MemoryMeter, window: list[Batch], timeline: bool
-) -> tuple[Visits, int, list[int]]:
-    """Let every unit train, then meter the two extreme draws again.
+class _Passage(NamedTuple):
+    visits: Visits
+    steps: int  # that they took
+    extremes: list[int]  # first steps of the draw of the first units, and of that of the last
+    timeline: Timeline | None  # of the step that needed most
 
-    Returns the visits, how many steps they took, and the first steps of the extreme draws.
-    """
+
+def _go_through(step: TrainingStep, meter: MemoryMeter, window: list[Batch], timeline: bool) -> _Passage:
+    """Let every unit train, then meter the extreme draws again."""
     visits, draws, index = Visits(step.method), dict[tuple[int, ...], int](), 0
     while not (draws and visits.complete) and index < SHORTEST_PERIOD * MOST_PERIODS:
         step.method.before_step(index)
@@ -152,13 +155,25 @@ def _go_through(
         visits.note()
         draws.setdefault(visits.active(), index)
         index += SHORTEST_PERIOD
-    extremes = list(dict.fromkeys((draws[min(draws)], draws[max(draws)])))  # of the first units, and of the last
+    extremes, needed_most = list(dict.fromkeys((draws[min(draws)], draws[max(draws)]))), None
     with meter.phase("train", step.model, step.optimizer):
-        for start in extremes:
+        for start in dict.fromkeys((*extremes, *_of_largest(draws, visits.units))):
             for place in range(SHORTEST_PERIOD):
-                with meter.step(timeline=timeline and place == SHORTEST_PERIOD - 1):
+                before = meter.phases["train"].live_bytes
+                with meter.step(timeline=timeline):
                     step(start + place, window)
-    return visits, index, extremes
+                if meter.phases["train"].live_bytes > before:
+                    needed_most = meter.timeline
+    return _Passage(visits, index, extremes, needed_most)
+
+
+def _of_largest(draws: Mapping[tuple[int, ...], int], units: list[list[nn.Parameter]]) -> tuple[int, int]:
+    """First steps of the first and the last of those draws that have the most parameters: units may differ in size
+    (embeddings drawn like a layer), and draws in the number of their units.
+    """
+    sizes = {draw: sum(p.numel() for unit in draw for p in units[unit]) for draw in draws}
+    largest = [draw for draw in draws if sizes[draw] == max(sizes.values())]
+    return draws[min(largest)], draws[max(largest)]
 
 
 def _mean_flops(step: TrainingStep, window: list[Batch], extremes: list[int]) -> dict[str, int]:

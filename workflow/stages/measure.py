@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.engine.errors import InputError
-from workflow.memory_experiment import find_cell, load
+from workflow.memory_experiment import check_cell, find_cell, load
 from workflow.stages import parser, reason_of, results_folder, stage_main
 from workflow.stages.train import empty_record, settings_of, status_of
 
@@ -109,6 +109,7 @@ class Attempt:
         cell, seed, threads = self.cell, self.how["seed"], self.how["threads"]
         conditions = Conditions(**cell["conditions"])
         config = read_config(cell["shape"])
+        check_cell(cell, config)
         method = build_method(cell["method"], cell["hyperparameters"], conditions, seed)
         torch.set_num_threads(threads)
         device = take_device(self.how["device"])
@@ -172,11 +173,10 @@ def effort_of(experiment: dict[str, Any]) -> Any:
 
 def request_sha256(experiment: dict[str, Any], cell: dict[str, Any]) -> str:
     """Digest of all that decides a measurement on this machine: what is measured, how thoroughly, and the code."""
-    from workflow.engine.records import method_files, sha256_sources, sources
+    from workflow.engine.records import memory_files, sha256_sources
 
-    code = [*method_files(cell["method"]), *sources("workflow/engine/model_shapes/*.json")]
     parts = {key: cell[key] for key in ("shape", "method", "hyperparameters", "learning_rate", "conditions")}
-    parts |= {"measure": experiment["measure"], "code": sha256_sources(code)}
+    parts |= {"measure": experiment["measure"], "code": sha256_sources(memory_files(cell["method"]))}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
