@@ -113,11 +113,11 @@ def _records(folder: Path, plan: Json) -> tuple[Json, Json, str]:
 
 def _of_plan(file: Path, plan: Json) -> tuple[Json, str]:
     """A record, empty if there is none or if it is of other settings, and which."""
-    record = _read(file, RECORDED)
+    record = read_json(file, RECORDED)
     if not record:
         return {}, ""
-    _require(file, record["method"], ("hyperparameters", "learning_rate"), "method.")
-    _require(file, record, TRAINED if record["status"] == "ok" else ())
+    require(file, record["method"], ("hyperparameters", "learning_rate"), "method.")
+    require(file, record, TRAINED if record["status"] == "ok" else ())
     other = difference(record, plan)
     return ({}, FOREIGN.format(name=file.name, difference=other)) if other else (record, "")
 
@@ -130,22 +130,27 @@ def _evaluations(folder: Path, record: Json, failure: Json) -> tuple[Json, Json]
     answered = scores.get("status") not in (None, "oom")  # one process scores and answers
     if failure.get("phase") == "judge" or not answered:
         return scores, {}
-    mt_bench = _read(folder / "mt_bench.json", ("status",))
+    mt_bench = read_json(folder / "mt_bench.json", ("status",))
     if mt_bench.get("status") == "ok":
-        _require(folder / "mt_bench.json", mt_bench, ("judge", "mean", "stderr", "unparsable"))
+        require(folder / "mt_bench.json", mt_bench, ("judge", "mean", "stderr", "unparsable"))
     return scores, mt_bench
 
 
 def _read_scores(file: Path) -> dict[str, Any]:
-    scores = _read(file, ("status",))
+    scores = read_json(file, ("status",))
     if scores.get("status") == "ok":
-        _require(file, scores, ("benchmarks",))
+        require(file, scores, ("benchmarks",))
         for name, entry in scores["benchmarks"].items():
-            _require(file, entry, ("value", "stderr"), f"benchmarks.{name}.")
+            require(file, entry, ("value", "stderr"), f"benchmarks.{name}.")
     return scores
 
 
-def _read(file: Path, needed: Iterable[str]) -> dict[str, Any]:
+def read_json(file: Path, needed: Iterable[str]) -> dict[str, Any]:
+    """The object in a file, empty if there is no file.
+
+    Raises:
+        EvaluationError: it is no JSON object, or lacks a field.
+    """
     if not file.is_file():
         return {}
     try:
@@ -154,11 +159,12 @@ def _read(file: Path, needed: Iterable[str]) -> dict[str, Any]:
         raise EvaluationError(f"{file} is not JSON ({error}). {AGAIN}") from error
     if not isinstance(content, dict):
         raise EvaluationError(f"{file} holds a {type(content).__name__}, not an object. {AGAIN}")
-    _require(file, content, needed)
+    require(file, content, needed)
     return content
 
 
-def _require(file: Path, content: Json, keys: Iterable[str], prefix: str = "") -> None:
+def require(file: Path, content: Json, keys: Iterable[str], prefix: str = "") -> None:
+    """Raise an EvaluationError if the content of a file lacks one of the keys."""
     for key in keys:
         if key not in content:
             raise EvaluationError(f"{file}: field {prefix + key!r} is missing. {AGAIN}")

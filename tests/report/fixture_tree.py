@@ -22,7 +22,12 @@ METHODS: tuple[tuple[str, str, dict[str, Any], float | None], ...] = (
     ("lisa", "gamma4", {"gamma": 4, "period_steps": 5}, 1e-3),
 )
 SKILL = {"vanilla": 0.0, "full": 0.9, "lora": 0.7, "galore": 0.75, "lisa": 0.85}
-MEMORY_MB = {"full": (14, 14, 28, 12), "lora": (15, 1, 3, 11), "galore": (14, 14, 5, 12), "lisa": (14, 5, 10, 9)}
+MEMORY_MB = {
+    "full": (14, 14, 28, 10, 2),
+    "lora": (15, 1, 3, 9, 2),
+    "galore": (14, 14, 5, 8, 4),
+    "lisa": (14, 5, 10, 7, 2),
+}
 STEP_S = {"full": 0.21, "lora": 0.17, "galore": 0.25, "lisa": 0.15}
 STEPS = 60
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
@@ -109,6 +114,15 @@ def write_stopped(folder: Path, run: dict[str, Any], status: str, phase: str, er
         write(home / name, {"schema_version": "1.0", "status": "skipped", "reason": f"training ended as {status}"})
 
 
+def write_old(folder: Path, run: dict[str, Any]) -> None:
+    """A run whose record is of version 1.0, which knew no temporaries and no parts of training."""
+    old = record(run) | {"schema_version": "1.0.0"}
+    memory = old["memory"]
+    memory["phases"] = {name: memory["phases"][name] for name in ("load", "train", "evaluate")}
+    memory["components"]["activations"] += memory["components"].pop("temporaries")
+    write(folder / run["path"] / "run.json", old)
+
+
 def write_killed(folder: Path, run: dict[str, Any]) -> None:
     """A run whose process was killed: nothing but its log."""
     for name in ("run.json", "scores.json", "mt_bench.json"):
@@ -120,7 +134,7 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
     trains = run["method"] != "vanilla"
     counts = {"train_tokens": 150_000, "train_items": 640, "validation_items": 64, "cut_items": 0}
     return {
-        "schema_version": "1.0.0",
+        "schema_version": "1.1.0",
         "experiment": "fixture",
         "model": {"name": run["model"], "revision": None, "sha256": "0" * 64, "parameters": 1_800_000},
         "data": {"name": run["data"], "revision": None, "sha256": "1" * 64, **counts},
@@ -186,11 +200,12 @@ def memory(run: dict[str, Any]) -> dict[str, Any]:
     if run["method"] == "vanilla":
         peak = {"allocated_peak_bytes": 14_000_000, "phases": {"load": 14_000_000}, "components": None}
         return {**meter, **peak, "metered_steps": 0}
-    names = ("weights", "gradients", "optimizer_state", "activations")
+    names = ("weights", "gradients", "optimizer_state", "activations", "temporaries")
     parts = {name: megabytes * 1_000_000 for name, megabytes in zip(names, MEMORY_MB[run["method"]], strict=True)}
     parts["other"] = 1000 * run["seed"]
     total = sum(parts.values())
-    phases = {"load": 14_000_000, "train": total, "evaluate": 20_000_000}
+    within = {"forward": total - 3_000_000, "backward": total, "step": total - 1_000_000}
+    phases = {"load": 14_000_000, "train": total, **within, "evaluate": 20_000_000}
     return {**meter, "allocated_peak_bytes": total, "phases": phases, "components": parts, "metered_steps": 4}
 
 

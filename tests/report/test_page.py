@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 
 from tests.report import fixture_tree
+from tests.report.reader import HOSTILE, SIX_MB, Reader
 from workflow.report.drawing import KNOWN_COLOURS, colours, styles
 from workflow.stages.report import report
-
-SIX_MB = 6_000_000
-HOSTILE = "<script>alert('x')</script> & \"quotes\""
 
 
 @pytest.fixture
@@ -26,29 +23,6 @@ def plan():
 def page_of(plan, folder):
     report(plan, folder)
     return (folder / "report.html").read_text(encoding="utf-8")
-
-
-class Reader(HTMLParser):
-    """Collects attributes, the text outside scripts, and the figures' JSON."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.attributes, self.text, self.plots, self.tags, self.open_script = [], "", {}, [], None
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attributes]
-        self.open_script = dict(attributes).get("data-plot", "code") if tag in ("script", "style") else None
-
-    def handle_endtag(self, tag):
-        self.open_script = None
-
-    def handle_data(self, data):
-        if self.open_script is None:
-            self.text += data
-        elif self.open_script != "code":
-            self.plots[self.open_script] = json.loads(data)
 
 
 def test_the_page_asks_for_no_other_file_and_is_small(tmp_path, plan):
@@ -117,6 +91,24 @@ def test_every_stopped_run_is_listed_with_its_reason(tmp_path, plan):
     assert "4 of 12 runs have no complete result" in text
 
 
+def test_bars_of_memory_reach_the_peak_also_for_records_without_temporaries(tmp_path, plan):
+    fixture_tree.write_tree(tmp_path, plan)
+    old_note = "Records of version 1.0 know no temporaries"
+    assert old_note not in Reader(page_of(plan, tmp_path)).text
+    for seed in (0, 1):
+        fixture_tree.write_old(tmp_path, fixture_tree.run_of(plan, "lora", seed))
+    reader = Reader(page_of(plan, tmp_path))
+    assert old_note in reader.text
+    *parts, _ = reader.plots["figure-1-memory"]["plot"]["data"]
+    bars = {trace["name"]: dict(zip(trace["y"], trace["x"], strict=True)) for trace in parts}
+    assert list(bars) == ["weights", "gradients", "optimizer state", "activations", "temporaries", "other"]
+    labels = {method: next(label for label in bars["other"] if label.startswith(method)) for method in ("lora", "full")}
+    assert bars["temporaries"][labels["lora"]] == 0 < bars["temporaries"][labels["full"]]
+    for method, label in labels.items():
+        peak_mb = sum(fixture_tree.MEMORY_MB[method]) + 0.001
+        assert sum(bar[label] for bar in bars.values()) == pytest.approx(peak_mb)
+
+
 def test_a_page_is_made_even_when_nothing_ran(tmp_path, plan):
     reader = Reader(page_of(plan, tmp_path))
     assert "12 of 12 runs have no complete result" in reader.text
@@ -156,7 +148,7 @@ def test_figures_say_their_units(tmp_path, plan):
     axes = {name: plot["plot"]["layout"]["xaxis"]["title"]["text"] for name, plot in plots.items()}
     assert axes["figure-1-memory"] == "peak allocated while training (MB)"
     assert axes["figure-1-speed"] == "milliseconds an optimizer step"
-    choices = [choice["axis"] for choice in plots["figure-1-memory-score"]["choices"]]
+    choices = [c["layout"]["yaxis"]["title"]["text"] for c in plots["figure-1-memory-score"]["choices"]]
     assert choices[0] == "MT-Bench (1 to 10)" and "MMLU (%)" in choices and choices[-1].startswith("validation loss")
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from eval.collect import Row
 
 KNOWN_COLOURS = {"vanilla": "#8a8f98", "full": "#3f7fc1", "lora": "#d9822b", "galore": "#2f9e69", "lisa": "#c2457d"}
+COMPONENT_COLOURS = ("#5c7fb0", "#dc9a55", "#b65f86", "#57a58b", "#a5d3a0", "#9a9da3")  # of eval.tables.COMPONENTS
 MORE_COLOURS = ("#8b6cd0", "#1b9aaa", "#b08a1e", "#cf5540", "#6d8f2a", "#a3649b")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 FILLED = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 SYMBOLS = (*FILLED, *(f"{symbol}-open" for symbol in FILLED))
+WORDS_ROOM = 1.4  # of the longest bar: what stands behind it needs room
 GOLDEN_ANGLE = 0.381966  # of the circle: neighbours in the list look different
 LEGEND_BELOW = 10  # entries; more of them stand beside the figure
 
@@ -25,7 +27,9 @@ class Figure:
     Args:
         plot: {"data": [...], "layout": {...}} for plotly.js.
         caption: what is drawn, units and conditions.
-        choices: for figures with a selector, by name what the selector replaces.
+        choices: for figures with a selector, what each choice changes: {"label", "traces": [...], "layout": {...}}.
+        chooser: what is chosen.
+        wide: takes the page's whole width.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Figure:
     plot: dict[str, Any]
     caption: str
     choices: list[dict[str, Any]] = field(default_factory=list)
+    chooser: str = "Score"
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,14 @@ class Style:
 
 def styles(rows: Iterable[Row]) -> dict[tuple[str, str], Style]:
     """The style of each (method, variant), the same for all models and data."""
+    return styles_of((row.first.method, row.first.variant) for row in rows)
+
+
+def styles_of(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Style]:
+    """The style of each (method, variant): the variants of a method differ in dash and symbol."""
     variants: dict[str, list[str]] = {}
-    for row in rows:
-        seen = variants.setdefault(row.first.method, [])
-        if row.first.variant not in seen:
-            seen.append(row.first.variant)
+    for method, variant in dict.fromkeys(pairs):
+        variants.setdefault(method, []).append(variant)
     palette = colours(variants)
     return {
         (method, variant): Style(palette[method], DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)])
@@ -78,6 +87,33 @@ def axes(x_title: str, y_title: str) -> dict[str, Any]:
         "yaxis": {"title": {"text": y_title}},
         "hovermode": "closest",
     }
+
+
+def bar_ends(labels: list[str], ends: list[float], texts: list[str]) -> dict[str, Any]:
+    """Words behind the bars."""
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "y": labels,
+        "x": ends,
+        "text": [f" {safe(text)}" for text in texts],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def bar_axes(title: str, longest: float) -> dict[str, Any]:
+    """Axes of horizontal bars, the first at the top."""
+    yaxis = {"autorange": "reversed", "type": "category", "fixedrange": True, "showgrid": False}
+    xaxis = {"title": {"text": title}, "range": [0, WORDS_ROOM * longest]}
+    return {"xaxis": xaxis, "yaxis": yaxis, "bargap": 0.35}
+
+
+def bar_height(bars: int) -> int:
+    """Of a figure with so many bars, in pixels."""
+    return 150 + 34 * bars
 
 
 def plot(traces: list[dict[str, Any]], layout: dict[str, Any], height: int) -> dict[str, Any]:

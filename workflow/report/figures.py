@@ -12,15 +12,23 @@ from typing import Any
 from eval.benchmarks import BENCHMARKS
 from eval.collect import Row, Run
 from eval.conditions import distinct
-from eval.present import METERS, UNITS
-from eval.statistics import Estimate
+from eval.present import METERS, OLD_COMPONENTS_NOTE, UNITS
 from eval.tables import COMPONENTS
 from eval.text import GB, MB
 from workflow.report.curves import Curve, mean_curve, read_log, training_curve, validation_curve
-from workflow.report.drawing import KNOWN_COLOURS, Figure, Style, axes, plot, safe
+from workflow.report.drawing import (
+    COMPONENT_COLOURS,
+    KNOWN_COLOURS,
+    Figure,
+    Style,
+    axes,
+    bar_axes,
+    bar_ends,
+    bar_height,
+    plot,
+    safe,
+)
 
-COMPONENT_COLOURS = ("#5c7fb0", "#dc9a55", "#b65f86", "#57a58b", "#9a9da3")
-WORDS_ROOM = 1.4  # of the longest bar: what stands behind it needs room
 MAX_POINTS, MIN_POINTS, ALL_POINTS = 120, 20, 30_000  # per curve, per curve, of all curves of a figure
 
 
@@ -115,20 +123,27 @@ def memory_figure(rows: list[Row]) -> Figure | None:
         for part, colour in zip(COMPONENTS, COMPONENT_COLOURS, strict=True)
     ]
     texts = [f"{peaks[row.key] / factor:.1f} {unit}" if peaks[row.key] else row.status for row in shown]
-    traces.append(_bar_ends(labels, [(peaks[row.key] or 0) / factor for row in shown], texts))
-    layout = _bar_axes(f"peak allocated while training ({unit})", largest / factor) | {"barmode": "stack"}
+    traces.append(bar_ends(labels, [(peaks[row.key] or 0) / factor for row in shown], texts))
+    layout = bar_axes(f"peak allocated while training ({unit})", largest / factor) | {"barmode": "stack"}
     meter = distinct(row.shared("memory", "meter") for row in shown) or "unknown"
     caption = f"Peak of training, largest of the seeds; {UNITS[unit]}. Meter: {METERS.get(meter, meter)}."
-    return Figure("memory", "Memory by component", plot(traces, layout, _bar_height(shown)), caption)
+    if any("temporaries" not in (_components(row) or COMPONENTS) for row in shown):
+        caption += f" {OLD_COMPONENTS_NOTE}"
+    return Figure("memory", "Memory by component", plot(traces, layout, bar_height(len(shown))), caption)
 
 
 def _component(row: Row, part: str) -> float:
+    components = _components(row)
+    if components is None:  # a meter that knows no components: all of it is `other`
+        return (row.largest("memory", "allocated_peak_bytes") or 0) if part == "other" else 0
+    return components.get(part, 0)
+
+
+def _components(row: Row) -> dict[str, float] | None:
+    """Those of the seed with the largest peak."""
     peak = row.largest("memory", "allocated_peak_bytes")
     run = next((run for run in row.runs if run.trained and run.field("memory", "allocated_peak_bytes") == peak), None)
-    components = run.field("memory", "components") if run else None
-    if components is None:  # a meter that knows no components: all of it is `other`
-        return (peak or 0) if part == "other" else 0
-    return components[part]
+    return run.field("memory", "components") if run else None
 
 
 def speed_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) -> Figure | None:
@@ -152,35 +167,10 @@ def speed_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) -> Figu
         "%{customdata[1]:,.0f} tokens/s<extra></extra>",
         "showlegend": False,
     }
-    ends = _bar_ends(labels, p90, [f"{rate:,.0f} tokens/s" for rate in rates])
-    layout = _bar_axes("milliseconds an optimizer step", max(p90))
+    ends = bar_ends(labels, p90, [f"{rate:,.0f} tokens/s" for rate in rates])
+    layout = bar_axes("milliseconds an optimizer step", max(p90))
     caption = "Median time of an optimizer step, whisker to the 90th percentile, means of the seeds. Tokens: unpadded."
-    return Figure("speed", "Step time", plot([bars, ends], layout, _bar_height(timed)), caption)
-
-
-def _bar_ends(labels: list[str], ends: list[float], texts: list[str]) -> dict[str, Any]:
-    """Words behind the bars."""
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "y": labels,
-        "x": ends,
-        "text": [f" {safe(text)}" for text in texts],
-        "textposition": "middle right",
-        "cliponaxis": False,
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-
-
-def _bar_axes(title: str, longest: float) -> dict[str, Any]:
-    yaxis = {"autorange": "reversed", "type": "category", "fixedrange": True, "showgrid": False}
-    xaxis = {"title": {"text": title}, "range": [0, WORDS_ROOM * longest]}
-    return {"xaxis": xaxis, "yaxis": yaxis, "bargap": 0.35}
-
-
-def _bar_height(rows: list[Row]) -> int:
-    return 150 + 34 * len(rows)
+    return Figure("speed", "Step time", plot([bars, ends], layout, bar_height(len(timed))), caption)
 
 
 # --- memory against score
@@ -198,9 +188,9 @@ def scatter_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) -> Fi
     across = [peak * factor for _, peak in peaks]
     right = 1.08 * max(across)
     traces.append(_baseline_trace(0, right))
-    for trace, y, error in zip(traces, choices[0]["y"], choices[0]["error"], strict=True):
-        trace |= {"y": y, "error_y": {"type": "data", "array": error, "thickness": 1.2}}
-    layout = axes(f"peak allocated while training ({unit})", choices[0]["axis"])
+    for trace, chosen in zip(traces, choices[0]["traces"], strict=True):
+        trace |= chosen
+    layout = axes(f"peak allocated while training ({unit})", "") | choices[0]["layout"]
     layout["xaxis"] |= {"range": [0, right]}
     caption = "Left is smaller, up is better (for a loss: down). Bars: one standard error. Dashed: the untrained model."
     return Figure("memory-score", "Memory against score", plot(traces, layout, 420), caption, choices)
@@ -215,23 +205,23 @@ def _metrics() -> list[tuple[str, str, str, float]]:
 def _choice(
     metric: str, label: str, axis: str, factor: float, rows: list[Row], peaks: list[tuple[Row, float]]
 ) -> dict[str, Any] | None:
-    """What the selector puts into the figure for a metric: y and error of every trace; None where no row has it."""
+    """What the selector changes in the figure for a metric: y and error of every trace; None where no row has it."""
     scores = [row.estimate(metric).scaled(factor) for row, _ in peaks]
     if all(score.value is None for score in scores):
         return None
     untrained = (row.estimate(metric).scaled(factor) for row in rows if row.first.method == "vanilla")
     base = next((score.value for score in untrained if score.value is not None), None)
+    points = [_heights([score.value], [score.stderr or 0]) for score in scores]
     return {
         "metric": metric,
         "label": label,
-        "axis": axis,
-        "y": [[score.value] for score in scores] + [[base, base]],
-        "error": [[_bar(score)] for score in scores] + [[0, 0]],
+        "traces": [*points, _heights([base, base], [0, 0])],
+        "layout": {"yaxis": {"title": {"text": axis}}},
     }
 
 
-def _bar(score: Estimate) -> float:
-    return score.stderr or 0
+def _heights(values: list[float | None], errors: list[float]) -> dict[str, Any]:
+    return {"y": values, "error_y": {"type": "data", "array": errors, "thickness": 1.2}}
 
 
 def _point(row: Row, peak: float, style: Style, unit: str) -> dict[str, Any]:

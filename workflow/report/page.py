@@ -23,6 +23,7 @@ from workflow.report.drawing import Figure, styles
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+DERIVED = ("runs", "cells", "prepared")
 HIDDEN = ("packages", "code_sha256")  # of the environment's table: shown apart, and different for each method
 
 
@@ -36,24 +37,33 @@ class Panel:
 
 def render(experiment: Mapping[str, Any], rows: list[Row], tables: list[Table]) -> str:
     """The page."""
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(loader=loader, autoescape=True, **LAYOUT)
     look = styles(rows)
-    return environment.get_template("report.html.j2").render(
+    environments = [run.record["environment"] for row in rows for run in row.runs if run.record]
+    return fill(
+        "report.html.j2",
         name=experiment["name"],
         summary=summary(experiment, rows),
         notices=notices(experiment, rows),
         tables=tables,
         panels=[Panel(" on ".join(key), _figures(members, look)) for key, members in panels(rows)],
         stopped=[run for row in rows for run in row.runs if run.status != "ok"],
-        machines=machines(rows),
-        packages=packages(rows),
+        machines=machines(environments),
+        packages=packages(environments),
         commands=commands(experiment, rows),
         document=document(experiment),
+    )
+
+
+def fill(template: str, **content: Any) -> str:
+    """A page from its template, with the styles and scripts that all pages carry."""
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, **LAYOUT)
+    return environment.get_template(template).render(
+        **content,
         style=Markup((TEMPLATES / "report.css").read_text()),
         script=Markup((TEMPLATES / "report.js").read_text()),
         plotly=Markup(get_plotlyjs()),
@@ -77,7 +87,7 @@ def summary(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     """What was run, in a few sentences."""
     training = experiment.get("training", {})
     methods = distinct(row.first.method for row in rows) or "none"
-    models, data = (_list(dict.fromkeys(row.key[place] for row in rows)) for place in (0, 1))
+    models, data = (listed(dict.fromkeys(row.key[place] for row in rows)) for place in (0, 1))
     runs = [run for row in rows for run in row.runs]
     length = f"{training['steps']} steps" if "steps" in training else f"{training.get('epochs', '?')} epochs"
     batch = training.get("batch_size", "?")
@@ -88,7 +98,7 @@ def summary(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     trained = [name for name in methods.split(" / ") if name != "vanilla"]
     beside = ", beside the untouched model (vanilla)" if "vanilla" in methods.split(" / ") else ""
     return [
-        f"{models} fine-tuned on {data} by {_list(trained) or 'no method'}{beside}.",
+        f"{models} fine-tuned on {data} by {listed(trained) or 'no method'}{beside}.",
         f"Training: {length} of {window}, at most {training.get('sequence_length', '?')} tokens each; "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {where['precision']}; {where['device']}.",
         _evaluated(experiment),
@@ -99,10 +109,11 @@ def summary(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
 def _evaluated(experiment: Mapping[str, Any]) -> str:
     names = [BENCHMARKS[entry["name"]].label for entry in experiment.get("evaluation", {}).get("benchmarks", [])]
     names += ["MT-Bench"] if experiment.get("mt_bench") else []
-    return f"Evaluated on {_list(names)}." if names else "Not evaluated on any benchmark."
+    return f"Evaluated on {listed(names)}." if names else "Not evaluated on any benchmark."
 
 
-def _list(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """`a, b and c`."""
     names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
@@ -114,7 +125,7 @@ def notices(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     mixed = [key for key in ("device", "precision", "packages", "git_commit") if " / " in (found[key] or "")]
     notes = [WORLD_NOTE] if experiment.get("data_root") == "world" else []
     notes += [RULE_BASED_NOTE] if any(run.judged.get("judge", {}).get("kind") == "rule-based" for run in runs) else []
-    notes += [f"These runs differ in {_list(mixed)}: compare with care."] if mixed else []
+    notes += [f"These runs differ in {listed(mixed)}: compare with care."] if mixed else []
     notes += ["The code had uncommitted changes: the commit alone does not reproduce it."] if found["git_dirty"] else []
     stopped = sum(run.status != "ok" for run in runs)
     return [*notes, *([f"{stopped} of {len(runs)} runs have no complete result; see below."] if stopped else [])]
@@ -123,24 +134,23 @@ def notices(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
 # --- environment and commands
 
 
-def machines(rows: list[Row]) -> list[tuple[str, str]]:
-    """The environment's fields with their values over all runs."""
-    environments = [run.record["environment"] for row in rows for run in row.runs if run.record]
+def machines(environments: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The environments' fields with their values in all of them."""
     keys = dict.fromkeys(key for environment in environments for key in environment if key not in HIDDEN)
     values = {key: distinct(environment.get(key) for environment in environments) for key in keys}
     return [(key.replace("_", " "), value) for key, value in values.items() if value]
 
 
-def packages(rows: list[Row]) -> list[tuple[str, str]]:
-    """Versions of the packages over all runs."""
-    found = [run.record["environment"].get("packages", {}) for row in rows for run in row.runs if run.record]
+def packages(environments: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Versions of the packages in all environments."""
+    found = [environment.get("packages", {}) for environment in environments]
     names = sorted({name for versions in found for name in versions})
     return [(name, version) for name in names if (version := distinct(versions.get(name) for versions in found))]
 
 
 def document(experiment: Mapping[str, Any]) -> str:
-    """The experiment as Snakemake reads it: everything but the runs, which follow from it."""
-    return json.dumps({key: value for key, value in experiment.items() if key not in ("runs", "prepared")}, indent=2)
+    """The experiment as Snakemake reads it: everything but the runs or cells, which follow from it."""
+    return json.dumps({key: value for key, value in experiment.items() if key not in DERIVED}, indent=2)
 
 
 def commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:

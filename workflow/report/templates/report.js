@@ -1,5 +1,5 @@
 "use strict";
-// Draws every figure of the page in the page's colours, follows the colour scheme, and serves the score selectors.
+// Draws every figure of the page in the page's colours, follows the colour scheme, and serves the selectors.
 (() => {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const figures = new Map();
@@ -53,16 +53,13 @@
   window.addEventListener("load", () => setTimeout(drawNext));
   window.addEventListener("beforeprint", () => waiting.splice(0).forEach(draw));
 
-  // Put the selected score into its figure; before the figure is drawn there is nothing to do: drawing does it.
+  // Put what the selected choice changes into its figure; before that is drawn there is nothing to do: drawing does it.
   function choose(select) {
     const figure = figures.get(select.dataset.figure);
     if (!figure) return;
     const choice = figure.choices[Number(select.value)];
-    figure.plot.data.forEach((trace, index) => {
-      trace.y = choice.y[index];
-      trace.error_y = { ...trace.error_y, array: choice.error[index] };
-    });
-    figure.plot.layout.yaxis.title = { text: choice.axis };
+    figure.plot.data.forEach((trace, index) => Object.assign(trace, choice.traces[index]));
+    Object.assign(figure.plot.layout, choice.layout);
     Plotly.react(figure.target, figure.plot.data, themed(figure.plot.layout), config(figure.target.id));
   }
 
