@@ -108,6 +108,12 @@ def test_state_that_is_kept_is_counted_for_every_layer_ever_visited() -> None:
     assert simulated("lisa").components["optimizer_state"] < 0.7 * full.components["optimizer_state"]
 
 
+def test_state_that_is_offloaded_is_not_on_the_device() -> None:
+    offloaded, dropped = simulated("lisa", state="offload"), simulated("lisa")
+    counters = 4 * 9 * LAYERS  # fp32 step numbers of the matrices and norms of every layer stay
+    assert 0 < offloaded.peak_bytes - dropped.peak_bytes <= counters
+
+
 def test_the_length_of_the_period_does_not_matter() -> None:
     assert simulated("galore", update_proj_gap=200).peak_bytes == simulated("galore", update_proj_gap=2).peak_bytes
     assert simulated("lisa", period_steps=50).peak_bytes == simulated("lisa", period_steps=2).peak_bytes

@@ -6,13 +6,14 @@
 
 It is torch's FakeTensorMode on the CPU (fake CUDA tensors abort a CPU build of torch at the first autograd operator),
 with answers where a program asks for data: a number read from a tensor is 1, two tensors of one shape are equal, and a
-boolean mask selects every position.
+boolean mask selects every position. Optimizer state that LISA parks in host memory goes to the "meta" device, where
+nothing on the "cpu" counts it: on a GPU it would be gone from the device.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lisa.offload import HostMemory
+
 aten = torch.ops.aten
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 
@@ -28,7 +31,13 @@ INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, 
 @contextlib.contextmanager
 def dataless() -> Iterator[None]:
     """Within, tensors are made and used without data; not to be entered within itself."""
-    with FakeTensorMode(), _Answers(), patch.object(nn.Module, "_apply", _apply):
+    with (
+        FakeTensorMode(),
+        _Answers(),
+        patch.object(nn.Module, "_apply", _apply),
+        patch.object(HostMemory, "park", _park),
+        patch.object(HostMemory, "fetch", _fetch),
+    ):
         yield
 
 
@@ -71,6 +80,23 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = Tr
             if buffer is not None:
                 part._buffers[name] = fn(buffer)
     return module
+
+
+def _park(host: HostMemory, parameters: Iterable[nn.Parameter]) -> None:
+    _move(host, ((parameter, "meta") for parameter in parameters))
+
+
+def _fetch(host: HostMemory, parameters: Iterable[nn.Parameter]) -> None:
+    _move(host, ((parameter, parameter.device) for parameter in parameters))
+
+
+def _move(host: HostMemory, places: Iterable[tuple[nn.Parameter, torch.device | str]]) -> None:
+    """Put the moments of each parameter to its place; single numbers stay."""
+    for parameter, place in places:
+        state = host.optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.numel() > 1 and value.device != torch.device(place):
+                state[name] = torch.empty_like(value, device=place)
 
 
 def _differs(new: Tensor, old: Tensor) -> bool:

@@ -43,11 +43,16 @@ class Diverged(Exception):
 class StepSettings(Protocol):
     """What a step asks of its settings; `Conditions` and the loop's `LoopSettings` have it."""
 
-    accumulation_steps: int
-    max_grad_norm: float | None
-    precision: str
-    loss_chunk_tokens: int | None
-    step_in_backward: bool
+    @property
+    def accumulation_steps(self) -> int: ...
+    @property
+    def max_grad_norm(self) -> float | None: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def loss_chunk_tokens(self) -> int | None: ...
+    @property
+    def step_in_backward(self) -> bool: ...
 
 
 @dataclass(frozen=True)
