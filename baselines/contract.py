@@ -64,7 +64,7 @@ class Method:
         optimizer_name: as it stands in run records; only "AdamW" heeds `AdamWSettings.implementation`.
         fp32_state: True for methods that by their definition keep optimizer state in fp32, whatever the weights are in.
         period_hyperparameter: the hyper-parameter that says every how many steps something happens that costs memory
-            (a redraw, a decomposition), if there is one; a simulation sets it to 1.
+            (a redraw, a decomposition), if there is one; a simulation shortens it to two steps.
         summary: one clause for tables and help.
     """
 

@@ -4,9 +4,10 @@
     slopes(cells, experiment)         # the published differences between the rows of a method beside ours
     remarks(cells, experiment)        # what follows from both and from the FLOPs, as sentences
 
-A peak reproduces when ours lies within TOLERANCE of it. The papers print "G", which may be GB (1e9 bytes) or GiB (7 %
-more); ours is held against both readings, and the verdict names the one that fits. Nothing here is known beforehand but
-the published files: every sentence is computed.
+A peak reproduces when ours lies within TOLERANCE_PERCENT of it: at 7B the context, work space and fragmentation that a
+printed figure may hold, and ours does not, come to about as much. The papers print "G", which may be GB (1e9 bytes) or
+GiB (7 % more); ours is held against both readings, and the verdict names the one that fits. Nothing here is known
+beforehand but the published files: every sentence is computed.
 """
 
 from __future__ import annotations
@@ -189,10 +190,12 @@ def _counts(rows: list[TableRow]) -> list[str]:
     same = sum(row["verdict"] in REPRODUCED for row in compared)
     rest = len(rows) - len(compared)
     others = f"; {rest} are not compared (out of memory, per card of several, or no prediction)" if rest else ""
+    as_gb, as_gib = (sum(row["verdict"] in (BOTH, one) for row in compared) for one in (AS_GB, AS_GIB))
     return [
-        f"{same} of {len(compared)} compared peaks are within {TOLERANCE_PERCENT} % of the published figure{others}.",
-        'The paper\'s unit is printed "G". Read as GiB instead of GB the published figures are 7 % larger; the '
-        "verdict says where the reading decides.",
+        f"{same} of {len(compared)} compared peaks are within {TOLERANCE_PERCENT} % of the published figure in one "
+        f"reading of its unit{others}.",
+        f'The unit is printed "G". Were it GB throughout, {as_gb} cells would reproduce, were it GiB (7 % more), '
+        f"{as_gib}; the verdict says where the reading decides.",
     ]
 
 

@@ -148,3 +148,4 @@ def test_what_is_no_size_is_not_read_as_one():
 def test_a_size_is_shown_in_both_units():
     assert format_bytes(21_120_000_000) == "21.12 GB (19.67 GiB)"
     assert format_bytes(parse_bytes("24GiB")) == "25.77 GB (24.00 GiB)"
+    assert format_bytes(1_500_000) == "1.50 MB (1.43 MiB)"

@@ -68,11 +68,11 @@ def test_the_code_checksum_moves_with_name_and_content(tmp_path: Path, monkeypat
 
 
 def test_the_environment_says_what_ran() -> None:
-    found = environment("lisa", torch.device("cpu"), threads=3)
+    found = environment(method_files("lisa"), torch.device("cpu"), threads=3)
     assert found["packages"]["torch"].startswith(found["torch_build"].split("+")[0])
     assert (found["device_type"], found["threads"], found["driver"]) == ("cpu", 3, None)
     assert found["device"] == found["host_cpu"] != ""
-    assert found["code_sha256"] != environment("full", torch.device("cpu"), threads=3)["code_sha256"]
+    assert found["code_sha256"] != environment(method_files("full"), torch.device("cpu"), threads=3)["code_sha256"]
     assert len(found["lock_sha256"]) == 64
     json.dumps(found)
 

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 import baselines
 from tests.models import TINY_HYPERPARAMETERS
+from workflow.engine.errors import InputError
 from workflow.engine.live_storage import ROLES
 from workflow.engine.memory import MemoryMeter
 from workflow.engine.models import DTYPES
 from workflow.engine.shapes import read_config
-from workflow.engine.simulator import Simulation, shortened, simulate
+from workflow.engine.simulator import Simulation, accelerate_afresh, shortened, simulate
 from workflow.engine.training_step import (
     Conditions,
     TrainingStep,
@@ -38,17 +40,21 @@ def simulated(method: str, conditions: Conditions = SMALL, **hyperparameters: ob
     return simulate(small_config(), method, TINY_HYPERPARAMETERS.get(method, {}) | hyperparameters, conditions)
 
 
-def real_peak_bytes(method: str, conditions: Conditions, steps: int) -> int:
+def real_peak_bytes(method: str, conditions: Conditions, steps: int, **hyperparameters: object) -> int:
     """The ledger's peak over real training steps, all metered, through the same draws."""
+    with accelerate_afresh():
+        return _real_peak_bytes(method, conditions, steps, TINY_HYPERPARAMETERS.get(method, {}) | hyperparameters)
+
+
+def _real_peak_bytes(method: str, conditions: Conditions, steps: int, hyperparameters: dict[str, object]) -> int:
     torch.manual_seed(0)
-    AcceleratorState._reset_state(reset_partial_state=True)
     model = AutoModelForCausalLM.from_config(
         small_config(), dtype=DTYPES[conditions.precision], attn_implementation=conditions.attention
     )
     if conditions.gradient_checkpointing:
         checkpoint_layers(model)
     meter = MemoryMeter("cpu")
-    built = build_method(method, shortened(method, TINY_HYPERPARAMETERS.get(method, {})), conditions, seed=0)
+    built = build_method(method, shortened(method, hyperparameters), conditions, seed=0)
     step = TrainingStep(model, built, conditions, learning_rate=1e-5, steps=1, meter=meter)
     window = synthetic_window(model.config.vocab_size, conditions, "cpu", seed=0)
     with meter.phase("train", step.model, step.optimizer):
@@ -84,6 +90,21 @@ def test_settings_count_as_in_real_steps(changes: dict[str, object]) -> None:
     conditions = replace(SMALL, **changes)  # type: ignore[arg-type]
     predicted = simulated("full", conditions)
     assert predicted.peak_bytes == pytest.approx(real_peak_bytes("full", conditions, predicted.steps), rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("method", "hyperparameters"),
+    [
+        ("lisa", {"sampler": "independent"}),
+        ("lisa", {"embeddings": "drawn", "head": "drawn", "gamma": 1}),
+        ("badam", {"include_embedding": True, "include_lm_head": True}),
+    ],
+    ids=["independent", "drawn", "badam"],
+)
+def test_the_largest_draws_count_where_draws_differ_in_size(method: str, hyperparameters: dict[str, object]) -> None:
+    predicted = simulated(method, **hyperparameters)
+    real = real_peak_bytes(method, SMALL, predicted.steps, **hyperparameters)
+    assert predicted.peak_bytes == pytest.approx(real, rel=0.005)
 
 
 @pytest.mark.parametrize("method", TRAINING)
@@ -152,6 +173,49 @@ def test_operations_follow_the_parameters_that_train() -> None:
     assert full["backward"] == pytest.approx(2 * full["forward"], rel=0.05)
     assert lisa["forward"] == full["forward"]
     assert lisa["backward"] == pytest.approx(full["backward"] * (1 + 2 / LAYERS) / 2, rel=0.05)
+
+
+def test_operations_are_those_of_the_mean_draw() -> None:
+    """With the embeddings off, backward goes down to the first active layer only."""
+    options = {"gamma": 2, "embeddings": "off", "period_steps": 1}
+    found = simulate(small_config(), "lisa", options, SMALL, flops=True).flops
+    assert found is not None
+    with accelerate_afresh():
+        model = AutoModelForCausalLM.from_config(small_config())
+        method = build_method("lisa", options, SMALL, seed=0)
+        step = TrainingStep(model, method, SMALL, learning_rate=0.0, steps=1, meter=MemoryMeter("cpu"))
+        window = synthetic_window(model.config.vocab_size, SMALL, "cpu", seed=0)
+        counts = []
+        for draw in range(60):
+            method.before_step(draw)
+            counts.append(step.flops(window)["total"])
+    assert found["total"] == pytest.approx(sum(counts) / len(counts), rel=0.04)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "bloom", "mamba"])
+def test_models_without_fused_attention_are_refused_in_one_line(family: str) -> None:
+    config = AutoConfig.for_model(family, vocab_size=64, hidden_size=32, num_hidden_layers=2)
+    with pytest.raises(InputError, match=f"'{family}' models have no sdpa; legal: eager"):
+        simulate(config, "full", {}, SMALL)
+
+
+@pytest.mark.parametrize("family", ["falcon", "opt", "gpt_neox", "qwen3", "phi3", "olmo2"])
+def test_other_families_are_simulated(family: str) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = AutoConfig.for_model(family, **{"vocab_size": 128, "pad_token_id": 0, "num_key_value_heads": 4, **sizes})
+    made = simulate(config, "full", {}, SMALL)
+    assert made.components["weights"] >= 4 * made.parameters
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_what_accelerate_holds_for_the_process_stands_afterwards(precision: str) -> None:
+    with accelerate_afresh():
+        mine = Accelerator(mixed_precision="bf16", cpu=True)
+        simulated("full", replace(SMALL, precision=precision))
+        assert mine.mixed_precision == "bf16"
+    with accelerate_afresh():
+        simulated("full", replace(SMALL, precision=precision))
+        assert not AcceleratorState._shared_state
 
 
 def test_a_timeline_is_kept_on_request() -> None:

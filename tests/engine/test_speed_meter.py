@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models import tiny_llama
 from workflow.engine import speed
+from workflow.engine.live_storage import LiveStorage
 from workflow.engine.speed import StepClock, count_flops, count_tokens, mfu, peak_flops, percentile
+from workflow.engine.training_step import checkpoint_layers
 
 
 @pytest.fixture
@@ -187,3 +190,22 @@ def test_peaks_order_as_the_arithmetic_does():
     for pattern, peaks in speed.DENSE_PEAKS_TFLOPS:
         assert set(peaks) <= {"bf16", "fp16", "tf32", "fp32"}, pattern
         assert peaks.get("bf16", peaks["fp16"]) == peaks["fp16"] > peaks["fp32"], pattern
+
+
+def test_counting_leaves_checkpointing_its_memory() -> None:
+    """torch's counter holds on to the layers that checkpointing computes again, unless it is kept from it."""
+    peaks = {}
+    for checkpointing in (True, False):
+        torch.manual_seed(0)
+        model = tiny_llama(layers=12)
+        model.train()
+        if checkpointing:
+            checkpoint_layers(model)
+        tokens = torch.randint(0, 32, (8, 64))
+        with LiveStorage("cpu") as ledger:
+            ledger.watch(model)
+            ledger.reset_peak()
+            with count_flops():
+                model(input_ids=tokens, labels=tokens).loss.backward()
+        peaks[checkpointing] = ledger.peak_bytes - ledger.peak_by_role["weights"] - ledger.peak_by_role["gradients"]
+    assert peaks[True] < peaks[False] / 2

@@ -126,7 +126,9 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """Decimal and binary, as one is mistaken for the other: "21.12 GB (19.67 GiB)"."""
+    """Decimal and binary, as one is mistaken for the other: "21.12 GB (19.67 GiB)"; below 0.1 GB in MB."""
+    if size < 10**8:
+        return f"{size / 10**6:.2f} MB ({size / 2**20:.2f} MiB)"
     return f"{size / 10**9:.2f} GB ({size / 2**30:.2f} GiB)"
 
 

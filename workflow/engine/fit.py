@@ -242,16 +242,19 @@ def largest_sequence(trials: Trials, batch: int) -> int:
     """
     asked, limit = trials.question.conditions, sequence_limit(trials.question.config)
     unit = min(SEQUENCE_UNIT_TOKENS, limit)
+    steps = -(-limit // unit)  # the last one ends at the limit
+
+    def tokens_of(units: int) -> int:
+        return min(units * unit, limit)
+
     begin = [max(1, asked.sequence_length // unit)]
     if 0 < batch < BATCH_LIMIT:
         here, there = trials.needed(batch_size=batch), trials.needed(batch_size=batch + 1)
         tokens = asked.sequence_length * (batch + (trials.room_bytes - here["peak"]) / (there["peak"] - here["peak"]))
         begin.append(int(tokens / asked.batch_size / unit))
-    units = largest_that_fits(
-        lambda n: trials.needed(sequence_length=n * unit), trials.room_bytes, limit // unit, begin
-    )
+    units = largest_that_fits(lambda n: trials.needed(sequence_length=tokens_of(n)), trials.room_bytes, steps, begin)
     asked_fits = trials.needed(sequence_length=asked.sequence_length)["peak"] <= trials.room_bytes
-    return max(units * unit, asked.sequence_length if asked_fits else 0)
+    return max(tokens_of(units), asked.sequence_length if asked_fits else 0)
 
 
 def sequence_limit(config: PretrainedConfig) -> int:

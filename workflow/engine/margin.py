@@ -7,8 +7,9 @@ space (cuBLAS takes 8 MiB, on Hopper 32). The other grows with the peak: the all
 and cannot always join what is free, so it reserves more than is allocated.
 
 Calibrated, from measured runs on the same kind of card: the largest difference between the driver's figure for the
-process and what the allocator reserved, and the largest share that it reserved above what was allocated. That share is
-on the safe side: under pressure the allocator gives free blocks back before it fails.
+process and what the allocator reserved, and the largest share that it reserved above what tensors took: above the
+allocated peak less its component `other`, since a prediction knows neither rounding nor the work space that kernels
+allocate. That share is on the safe side: under pressure the allocator gives free blocks back before it fails.
 
 Uncalibrated, an assumption: 0.75 GiB and 3 % of the peak. In public out-of-memory errors of single processes the memory
 in use beyond what torch reserved is 0.3 to 0.8 GiB (L4, RTX 4090, RTX 5090, A100), and with sequences of one length
@@ -55,7 +56,7 @@ def margin(card: Card | None, predicted_peak_bytes: int, records: Iterable[Mappi
     """
     mine = [record["memory"] for record in records if card is not None and _measured_on(card, record)]
     contexts = [max(0, m["process_peak_bytes"] - m["reserved_peak_bytes"]) for m in mine if m["process_peak_bytes"]]
-    shares = [m["reserved_peak_bytes"] / m["allocated_peak_bytes"] - 1 for m in mine]
+    shares = [m["reserved_peak_bytes"] / _tensor_bytes(m) - 1 for m in mine]
     context_bytes = max(contexts, default=ASSUMED_CONTEXT_BYTES)
     share = max(shares, default=ASSUMED_SHARE)
     return Margin(
@@ -89,10 +90,16 @@ def _measured_on(card: Card, record: Mapping[str, Any]) -> bool:
     return bool(known) and cards_named(environment["device"]) == [card]
 
 
+def _tensor_bytes(memory: Mapping[str, Any]) -> int:
+    """Of the allocated peak, what a simulation would have found; all of it where the components are unknown."""
+    components = memory.get("components") or {"other": 0}
+    return int(memory["allocated_peak_bytes"] - components["other"])
+
+
 def _text(card: Card | None, runs: int, contexts: int, context_bytes: int, share: float) -> str:
     parts = (
         f"{context_bytes / 2**30:.2f} GiB for the CUDA context and work space",
-        f"{100 * share:.1f} % of the peak for fragmentation",
+        f"{100 * share:.1f} % of the peak for fragmentation and rounding",
     )
     if card is None or not runs:
         return f"uncalibrated, assumed: {parts[0]} + {parts[1]}"

@@ -37,7 +37,7 @@ import torch
 from baselines.contract import Method
 from workflow.engine.errors import InputError
 from workflow.engine.memory import MemoryMeter
-from workflow.engine.models import count_parameters, random_model
+from workflow.engine.models import count_parameters, is_out_of_memory, random_model
 from workflow.engine.records import device_name
 from workflow.engine.speed import StepClock, count_tokens, mfu
 from workflow.engine.timeline import Timeline
@@ -114,7 +114,7 @@ class Measurement:
 
     Attributes:
         phase: "load", "train", or None once all is done.
-        timeline: of the last metered step, which met all state there is; None before the first.
+        timeline: of the last metered step, which met all state there is, or which failed; None before the first.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Measurement:
         with self.meter.phase("train", step.model, step.optimizer):
             self._train(step, self.plan, window)
         self.state_dtype = state_dtype(step.optimizer)
-        self.flops = step.flops(window)["total"]
+        self.flops = self._count_flops(step, window)
         self.phase = None
 
     def _train(self, step: TrainingStep, plan: Plan, window: list[Batch]) -> None:
@@ -198,6 +198,16 @@ class Measurement:
                 f"warning: when measure.max_steps: {self.effort.max_steps} were done, {seen}: the peak may be higher.",
                 file=sys.stderr,
             )
+
+    def _count_flops(self, step: TrainingStep, window: list[Batch]) -> int | None:
+        """Operations of a step; None, and a word on stderr, where counting them takes memory that training did not."""
+        try:
+            return step.flops(window)["total"]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print("warning: no memory was left to count operations with; all else was measured.", file=sys.stderr)
+            return None
 
     def parts(self) -> dict[str, Any]:
         """The parts of a run record that a measurement knows; None for what it does not know."""

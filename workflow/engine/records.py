@@ -70,8 +70,13 @@ def sha256_sources(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def environment(method: str, device: torch.device, threads: int) -> dict[str, Any]:
-    """Packages, torch build, device, driver, commit and checksums of the code that ran."""
+def allocator() -> str | None:
+    """The configuration of CUDA's caching allocator, where the environment has one."""
+    return os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
+
+
+def environment(code: Iterable[Path], device: torch.device, threads: int) -> dict[str, Any]:
+    """Packages, torch build, device, driver, commit, and checksums of the lock and of `code`, the sources that ran."""
     import torch
 
     lock = ROOT / "requirements.lock"
@@ -87,7 +92,7 @@ def environment(method: str, device: torch.device, threads: int) -> dict[str, An
         "cpu_count": os.cpu_count(),
         "threads": threads,
         **_git(),
-        "code_sha256": sha256_sources(method_files(method)),
+        "code_sha256": sha256_sources(code),
         "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
     }
 

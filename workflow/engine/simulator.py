@@ -11,16 +11,19 @@ What is simulated are steps in the middle of training: optimizer state exists, a
 trained before. Of the draws two are gone through, that of the last layers (whose gradients are there while nearly all
 activations are) and that of the first (which, where the embeddings are frozen, keeps most activations), and where draws
 differ in size the same two of the largest; of each the first step of the period, with its redraw or decomposition, and
-the second.
+the second. Where every draw is alike in size, no other needs more. Where the size is drawn too (the independent
+sampler, embeddings drawn like a layer), it is the worst of the draws until all had trained; rarer ones may need more.
 
 Not seen: the CUDA context, scratch memory inside kernels, rounding and fragmentation (`margin.py` allows for them).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -29,6 +32,7 @@ from torch import nn
 
 import baselines
 from workflow.engine.dataless import dataless
+from workflow.engine.errors import InputError
 from workflow.engine.live_storage import ROLES
 from workflow.engine.memory import MemoryMeter, PhasePeak
 from workflow.engine.models import count_parameters, random_model
@@ -94,11 +98,9 @@ def simulate(
         ValueError: the method or a hyper-parameter is unknown, or not for this model. InputError: so are conditions.
     """
     began = time.perf_counter()
-    from accelerate.state import AcceleratorState
-
     built = build_method(method, shortened(method, hyperparameters), conditions, seed)
     built.check(config.to_dict())
-    with dataless():
+    with dataless(), accelerate_afresh():
         meter = MemoryMeter("cpu")
         with meter.phase("load"), meter.step():
             model = _model(config, conditions)
@@ -106,12 +108,11 @@ def simulate(
         parameters = count_parameters(model)
         if conditions.gradient_checkpointing:
             checkpoint_layers(model)
-        AcceleratorState._reset_state(reset_partial_state=True)  # it holds one precision for the whole process
         step = TrainingStep(model, built, conditions, learning_rate=1e-5, steps=1, meter=meter)
         trainable = built.trainable_parameters(step.unwrapped())
         window = _window(model.config, conditions)
         passage = _go_through(step, meter, window, timeline)
-        operations = _mean_flops(step, window, passage.extremes) if flops else None
+        operations = _mean_flops(step, window, passage) if flops else None
         phase, peak = _largest(meter.phases)
         return Simulation(
             peak_bytes=peak.live_bytes,
@@ -130,6 +131,25 @@ def simulate(
         )
 
 
+@contextlib.contextmanager
+def accelerate_afresh() -> Iterator[None]:
+    """Within, accelerate knows no precision and no device yet; it holds one of each for the whole process, which stands
+    again afterwards.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    saved = [dict(state) for state in states]
+    for state in states:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, content in zip(states, saved, strict=True):
+            state.clear()
+            state.update(content)
+
+
 def shortened(name: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """The hyper-parameters with the method's period, if it has one, cut to two steps."""
     period = baselines.method_class(name).period_hyperparameter
@@ -143,6 +163,7 @@ class _Passage(NamedTuple):
     visits: Visits
     steps: int  # that they took
     extremes: list[int]  # first steps of the draw of the first units, and of that of the last
+    mean_first: float  # index of the first active unit, on average of the draws
     timeline: Timeline | None  # of the step that needed most
 
 
@@ -164,7 +185,8 @@ def _go_through(step: TrainingStep, meter: MemoryMeter, window: list[Batch], tim
                     step(start + place, window)
                 if meter.phases["train"].live_bytes > before:
                     needed_most = meter.timeline
-    return _Passage(visits, index, extremes, needed_most)
+    mean_first = statistics.mean(min(active, default=0) for active in draws)
+    return _Passage(visits, index, extremes, mean_first, needed_most)
 
 
 def _of_largest(draws: Mapping[tuple[int, ...], int], units: list[list[nn.Parameter]]) -> tuple[int, int]:
@@ -176,13 +198,15 @@ def _of_largest(draws: Mapping[tuple[int, ...], int], units: list[list[nn.Parame
     return draws[min(largest)], draws[max(largest)]
 
 
-def _mean_flops(step: TrainingStep, window: list[Batch], extremes: list[int]) -> dict[str, int]:
-    """FLOPs of a step, on average of the extreme draws: they are linear in how far down backward must go."""
-    counts = []
-    for start in extremes:
+def _mean_flops(step: TrainingStep, window: list[Batch], passage: _Passage) -> dict[str, int]:
+    """FLOPs of a step, on average of the draws: linear in the first active unit, down to which backward goes."""
+    counts, first = [], []
+    for start in passage.extremes:
         step.method.before_step(start)
         counts.append(step.flops(window))
-    return {name: sum(count[name] for count in counts) // len(counts) for name in counts[0]}
+        first.append(min(passage.visits.active(), default=0))
+    share = (passage.mean_first - first[0]) / (first[-1] - first[0]) if first[-1] > first[0] else 0.0
+    return {name: round(counts[0][name] + share * (counts[-1][name] - counts[0][name])) for name in counts[0]}
 
 
 def _step_on_zeros(step: TrainingStep) -> None:
@@ -203,9 +227,25 @@ def _largest(phases: Mapping[str, PhasePeak]) -> tuple[str, PhasePeak]:
 
 def _model(config: Any, conditions: Conditions) -> nn.Module:
     """The model of this configuration, with an attention that needs no data."""
-    real = conditions.attention == "eager" or _is_windowed(config, conditions)
-    attention = conditions.attention if real else _maskless()
-    return random_model(config, precision=conditions.precision, attention=attention, device="cpu")
+    make = functools.partial(random_model, config, precision=conditions.precision, device="cpu")
+    if conditions.attention == "eager" or _is_windowed(config, conditions):
+        return make(attention=conditions.attention)
+    _check_fused_attention(config, conditions.attention)
+    try:
+        return make(attention=_maskless())
+    except KeyError as error:
+        if error.args != (MASKLESS,):
+            raise
+        return make(attention="sdpa")  # a model (Falcon) with a list of its own: its mask is counted, too much by that
+
+
+def _check_fused_attention(config: Any, attention: str) -> None:
+    """Raise InputError if models of this kind have no fused attention, or no attention at all."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not model._supports_sdpa:
+        raise InputError(f"attention: {config.model_type!r} models have no {attention}; legal: eager.")
 
 
 def _is_windowed(config: Any, conditions: Conditions) -> bool:

@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import fnmatch
 import hashlib
+import importlib.metadata
 import json
 import signal
 import subprocess
@@ -102,7 +103,7 @@ class Attempt:
 
         from workflow.engine.devices import require_empty, take_device
         from workflow.engine.measuring import Measurement
-        from workflow.engine.records import environment
+        from workflow.engine.records import environment, memory_files
         from workflow.engine.shapes import read_config
         from workflow.engine.training_step import Conditions, build_method
 
@@ -113,7 +114,7 @@ class Attempt:
         method = build_method(cell["method"], cell["hyperparameters"], conditions, seed)
         torch.set_num_threads(threads)
         device = take_device(self.how["device"])
-        self.record["environment"] = environment(cell["method"], device, threads)
+        self.record["environment"] = environment(memory_files(cell["method"]), device, threads)
         self.record["settings"] = self._settings(device, method)
         require_empty(device)
         self.measurement = Measurement(
@@ -143,7 +144,7 @@ class Attempt:
         }
 
     def write_timeline(self, file: Path) -> None:
-        """Empty where memory ran out before the first metered step was done."""
+        """Empty where memory ran out before the first metered step began."""
         if self.measurement.timeline is None:
             file.touch()
         else:
@@ -172,11 +173,14 @@ def effort_of(experiment: dict[str, Any]) -> Any:
 
 
 def request_sha256(experiment: dict[str, Any], cell: dict[str, Any]) -> str:
-    """Digest of all that decides a measurement on this machine: what is measured, how thoroughly, and the code."""
-    from workflow.engine.records import memory_files, sha256_sources
+    """Digest of all that decides a measurement on one device: what is measured, how thoroughly, the code, torch and its
+    allocator. Which device it is stays open: asking CUDA would take memory on it that a cell must find empty.
+    """
+    from workflow.engine.records import allocator, memory_files, sha256_sources
 
     parts = {key: cell[key] for key in ("shape", "method", "hyperparameters", "learning_rate", "conditions")}
     parts |= {"measure": experiment["measure"], "code": sha256_sources(memory_files(cell["method"]))}
+    parts |= {"torch": importlib.metadata.version("torch"), "allocator": allocator()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

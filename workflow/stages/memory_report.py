@@ -58,6 +58,9 @@ def write_tables(experiment: dict[str, Any], cells: list[Any], folder: Path) -> 
         "speed": Made(rows["speed"], present.speed_table(rows["speed"], experiment, found)),
     }
     beside, steps = reproduction(cells, experiment), slopes(cells, experiment)
+    for name in ("reproduction", "slopes"):  # they go with the published table that they were made from
+        for suffix in ("csv", "md"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     if beside:
         made["reproduction"] = Made(beside, present.reproduction_table(beside, experiment, found))
         made["slopes"] = Made(steps, present.slopes_table(steps, experiment))

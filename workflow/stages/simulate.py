@@ -31,7 +31,7 @@ def simulate_cell(experiment: dict[str, Any], cell: dict[str, Any], folder: Path
     """Leave simulated.json and simulated_timeline.csv in `folder`."""
     import torch
 
-    from workflow.engine.records import environment, write_json
+    from workflow.engine.records import environment, memory_files, write_json
     from workflow.engine.shapes import read_config
     from workflow.engine.simulator import simulate
     from workflow.engine.training_step import Conditions
@@ -57,7 +57,7 @@ def simulate_cell(experiment: dict[str, Any], cell: dict[str, Any], folder: Path
         "conditions": cell["conditions"],
         "status": "ok",
         **found.as_json(),
-        "environment": environment(cell["method"], torch.device("cpu"), torch.get_num_threads()),
+        "environment": environment(memory_files(cell["method"]), torch.device("cpu"), torch.get_num_threads()),
     }
     folder.mkdir(parents=True, exist_ok=True)
     found.timeline.write_csv(folder / "simulated_timeline.csv", limit=TIMELINE_ROWS)

@@ -116,7 +116,7 @@ class Attempt:
 
         from workflow.engine.devices import take_device
         from workflow.engine.memory import MemoryMeter
-        from workflow.engine.records import environment
+        from workflow.engine.records import environment, method_files
         from workflow.engine.speed import StepClock
 
         self.device = take_device(self.experiment["device"])
@@ -124,7 +124,9 @@ class Attempt:
         torch.manual_seed(self.run["seed"])
         self.meter = MemoryMeter(self.device)
         self.clock = StepClock(self.experiment["training"]["untimed_steps"], self.device)
-        self.record["environment"] = environment(self.run["method"], self.device, self.experiment["threads"])
+        self.record["environment"] = environment(
+            method_files(self.run["method"]), self.device, self.experiment["threads"]
+        )
         self.record["settings"] = settings_of(self.experiment, self.device, self.method)
 
     def _load(self) -> tuple[Any, Any]:
@@ -261,7 +263,7 @@ def empty_record(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, A
 
 def settings_of(experiment: dict[str, Any], device: Any, method: Any) -> dict[str, Any]:
     """Every setting that moves memory or speed."""
-    import os
+    from workflow.engine.records import allocator
 
     training = experiment["training"]
     dtype = "bf16" if training["precision"] == "bf16" else "fp32"
@@ -273,7 +275,7 @@ def settings_of(experiment: dict[str, Any], device: Any, method: Any) -> dict[st
         "weight_dtype": dtype,
         "gradient_dtype": dtype,
         "optimizer_state_dtype": None,  # read off the optimizer after training
-        "allocator": os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF"),
+        "allocator": allocator(),
         "device": str(device),
         "threads": experiment["threads"],
     }
