@@ -49,6 +49,12 @@ class Cell:
     hyperparameters: dict[str, Any] = field(default_factory=dict)  # of the method
     seed: int = 0
 
+    @property
+    def settings(self) -> str:
+        """What differs from the defaults, the length of the sequence aside."""
+        changes = {key: value for key, value in self.changes.items() if key != "sequence_length"}
+        return ", ".join(f"{key}: {value}" for key, value in (changes | self.hyperparameters).items())
+
     def config(self) -> PretrainedConfig:
         """The shape."""
         from transformers import LlamaConfig

@@ -107,7 +107,7 @@ def run_section(section: str, setup: Setup, quick: bool) -> Results:
 def describe_environment(setup: Setup) -> dict[str, Any]:
     """As in run records, with date, load and the checksum of the benchmark itself."""
     files = records.sources("benchmarks/lisa_limits.py", "benchmarks/_limits_*.py", "lisa/*.py", "workflow/engine/*.py")
-    found = records.environment("lisa", setup.device, torch.get_num_threads())
+    found = records.environment(records.method_files("lisa"), setup.device, torch.get_num_threads())
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv[1:],

@@ -1,6 +1,6 @@
 """The memory simulator against the CPU allocator's own trace of real runs, and what a simulation costs.
 
-    python benchmarks/simulator_accuracy.py                                    # everything, a quarter of an hour
+    python benchmarks/simulator_accuracy.py                                    # everything, half an hour
     python benchmarks/simulator_accuracy.py --parts accuracy --sizes 20m --methods lisa
 
 Accuracy: every method that trains, in fp32 and bf16, with and without gradient checkpointing, on Llamas of 20 M and
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
+import logging
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -73,17 +74,16 @@ class Comparison:
 
     def row(self) -> list[Any]:
         """Its line of the table."""
-        changes = {key: value for key, value in self.cell.changes.items() if key != "sequence_length"}
-        settings = ", ".join(f"{key}: {value}" for key, value in (changes | self.cell.hyperparameters).items())
         peaks = (self.allocator["peak_bytes"] / 1e6, self.simulated["peak_bytes"] / 1e6)
         where = f"{self.allocator['peak_operator']} / {self.simulated['operator']}"
-        return [self.cell.size, self.cell.method, settings, *peaks, self.error_percent, where]
+        return [self.cell.size, self.cell.method, self.cell.settings, *peaks, self.error_percent, where]
 
 
 def main() -> None:
     """Run the parts, print as they finish, write."""
     arguments = parse()
     torch.set_num_threads(arguments.threads)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import that it has no kernels for this CPU
     record: dict[str, Any] = {"environment": describe_environment(arguments)}
     results = Results()
     for part in arguments.parts:
@@ -169,7 +169,8 @@ def accuracy(part: str, cells: list[Cell], threads: int, title: str) -> tuple[Re
     found = []
     for cell in cells:
         found.append(compare(cell, threads))
-        print(f"{cell}: {found[-1].error_percent:+.4f} %", file=sys.stderr, flush=True)
+        error = f"{found[-1].error_percent:+.4f} %"
+        print(f"{cell.size} {cell.method}, {cell.settings}: {error}", file=sys.stderr, flush=True)
     worst = max(found, key=lambda comparison: abs(comparison.error_percent))
     table = Table(
         title,
@@ -283,7 +284,7 @@ def describe_environment(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "load_average_1_min": os.getloadavg()[0],
-        **records.environment("full", torch.device("cpu"), arguments.threads),
+        **records.environment(records.memory_files("full"), torch.device("cpu"), arguments.threads),
         "code_sha256": records.sha256_sources(files),
     }
 

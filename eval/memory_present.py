@@ -47,17 +47,19 @@ def memory_table(rows: list[TableRow], experiment: Mapping[str, Any], devices: l
         Column(f"Predicted ({unit})", numeral("predicted_peak_bytes")),
         *([Column("Predicted over published (%)", signed("predicted_over_published_percent", 1))] if compared else []),
         *_measured_columns(devices, unit, numeral),
+        *(Column(f"{_words(role)} ({unit})", numeral(f"{role}_bytes")) for role in COMPONENTS),
         Column("Peak in", plain("peak_phase"), numeric=False),
         Column("At operator", plain("peak_operator"), numeric=False),
-        *(Column(f"{_words(role)} ({unit})", numeral(f"{role}_bytes")) for role in COMPONENTS),
         Column("Parameters", number("parameters", 0)),
         *(Column(f"Trainable, {part}", number(f"trainable_parameters_{part}", 0)) for part in TRAINABLE),
         Column("Status", plain("status"), numeric=False),
     ]
     notes = [
-        f"Predicted: peak of live tensor storage while the real model and method run on tensors without data, until "
-        f"every layer was drawn and every periodic cost was met; components add up to it; {UNITS[unit]}; GiB stand in "
+        f"Predicted: peak of live tensor storage while the real model and method run on tensors without data, after "
+        f"every layer had trained, in the draws that need most, every periodic cost met; {UNITS[unit]}; GiB stand in "
         "the CSV. Left out: the CUDA context, kernel workspaces, fragmentation.",
+        "Components: what is there at the moment of the peak, and adds up to it; gradients may come later. Under "
+        "bf16-mixed the activations hold the bf16 copies of the weights that autocast makes.",
         *_measured_notes(rows, devices),
         *_published_notes(rows, compared),
         *_reasons(rows),
@@ -109,7 +111,8 @@ def speed_table(rows: list[TableRow], experiment: Mapping[str, Any], devices: li
     notes = [
         "FLOPs: of matrix products and attention in the forward and backward of one step, on average over the draws of "
         "a method that draws layers; the optimizer's own work is not counted. Bound: full fine-tuning's FLOPs over the "
-        "method's.",
+        "method's; with few tokens a step a measured ratio can pass it, by the optimizer's work that a method leaves "
+        "out.",
         *(["Measured: median of synchronised steps; speed-up over full on the same device."] if devices else []),
         *(f"Published: {note}." for note in _distinct_parts(row.get("published_note") for row in rows)),
         *_reasons(rows),
@@ -307,7 +310,8 @@ def _conditions(rows: list[TableRow], experiment: Mapping[str, Any]) -> list[str
     return [
         f"Experiment {experiment['name']}, where a setting does not say otherwise: "
         f"{conditions_line(experiment['training'])}.",
-        f"Simulated with {simulated or 'nothing'}. Measured with {measured or 'nothing'}. Commit {commits}{dirty}.",
+        f"Simulated with {simulated or 'nothing'}. {f'Measured with {measured}' if measured else 'Nothing measured'}."
+        f" Commit {commits}{dirty}.",
     ]
 
 

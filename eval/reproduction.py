@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -68,6 +69,7 @@ def remarks(cells: Iterable[MemoryCell], experiment: Mapping[str, Any]) -> list[
     return [
         *_counts(rows),
         *(_about_model(model, rows, steps, pairs) for model in models),
+        *_turned_everywhere(pairs),
         *_twins(pairs),
         *_several_cards(pairs),
         *_about_time(cells, experiment),
@@ -214,18 +216,40 @@ def _about_model(model: str, rows: list[TableRow], steps: list[TableRow], pairs:
 def _offset(compared: list[TableRow], pairs: list[Pair]) -> list[str]:
     if not compared:
         return []
-    same = sum(row["verdict"] in REPRODUCED for row in compared)
+    as_gb, as_gib = (sum(row["verdict"] in (BOTH, one) for row in compared) for one in (AS_GB, AS_GIB))
     gaps = [
         theirs.value - (ours.peak_bytes or 0) / GB for theirs, ours in pairs if theirs.value and not per_card(theirs)
     ]
     low, high = min(gaps), max(gaps)
-    return [f"{same} of {len(compared)} cells reproduce", f"published minus predicted is {low:+.1f} to {high:+.1f} GB"]
+    counts = f"of {len(compared)} cells {as_gb} reproduce if G is GB, {as_gib} if GiB"
+    return [counts, f"published minus predicted is {low:+.1f} to {high:+.1f} GB"]
+
+
+def _ordered(pairs: list[Pair]) -> list[tuple[Pair, Pair]]:
+    """Pairs of cells of one model that have an order in print; equal published figures have none."""
+    valued = [(theirs, ours) for theirs, ours in pairs if theirs.value is not None]
+    both = itertools.combinations(valued, 2)
+    return [pair for pair in both if pair[0][0].model == pair[1][0].model and pair[0][0].value != pair[1][0].value]
+
+
+def _turned_everywhere(pairs: list[Pair]) -> list[str]:
+    """How many pairs stand in the published order over all models, and which is turned in most of them."""
+    ordered = _ordered(pairs)
+    turned = Counter(f"{_name(a[0])} against {_name(b[0])}" for a, b in ordered if not _same_order(a, b))
+    if not ordered or not turned:
+        return []
+    name, models = turned.most_common(1)[0]
+    asked = sum(f"{_name(a[0])} against {_name(b[0])}" == name for a, b in ordered)
+    kept = len(ordered) - turned.total()
+    return [
+        f"All models: {kept} of {len(ordered)} pairs of cells stand in the published order; {name} does not in "
+        f"{models} of {asked} models."
+    ]
 
 
 def _order(pairs: list[Pair]) -> list[str]:
-    """How many pairs of cells stand in the published order; equal published figures have none."""
-    valued = [(theirs, ours) for theirs, ours in pairs if theirs.value is not None]
-    ordered = [pair for pair in itertools.combinations(valued, 2) if pair[0][0].value != pair[1][0].value]
+    """How many pairs of cells of a model stand in the published order."""
+    ordered = _ordered(pairs)
     if not ordered:
         return []
     turned = [pair for pair in ordered if not _same_order(*pair)]

@@ -55,7 +55,7 @@ def load(path: Path) -> dict[str, Any]:
     content = read(path)
     if content.get("kind") != "memory":
         raise InputError(
-            f"{path}: kind is {content.get('kind', 'training')!r}; cells are what experiments of kind 'memory' have."
+            f"{path}: kind: {content.get('kind', 'training')!r} has no cells to simulate or measure; legal: memory."
         )
     return content if "cells" in content else resolve(content)
 
@@ -110,7 +110,7 @@ def check_cell(cell: dict[str, Any], shape: PretrainedConfig) -> None:
     from workflow.engine.shapes import check_length
     from workflow.engine.training_step import Conditions, build_method
 
-    check_length(shape, cell["conditions"]["sequence_length"])
+    check_length(shape, cell["conditions"]["sequence_length"], "training.sequence_length")
     try:
         build_method(cell["method"], cell["hyperparameters"], Conditions(**cell["conditions"]), 0).check(
             shape.to_dict()

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from workflow.engine import devices
+from workflow.engine.devices import require_host_memory
 from workflow.engine.errors import InputError
+from workflow.engine.models import weights_bytes
+from workflow.engine.shapes import read_config
 
 HOLD = """
 import fcntl, sys
@@ -103,3 +106,15 @@ def test_where_the_driver_hides_this_process_the_memory_in_use_tells(
     card.used, card.processes = 5 * GIB + GIB // 2, processes
     with pytest.raises(InputError, match=r"not empty: 5\.50 GiB are held\. .*CUDA_VISIBLE_DEVICES"):
         devices.require_empty(CARD)
+
+
+def test_a_model_larger_than_the_host_is_refused_before_it_is_made():
+    require_host_memory(10**6)
+    with pytest.raises(InputError, match=r"weights alone take 1000000\.0 GB, and .* GB of the host's memory are free"):
+        require_host_memory(10**15)
+
+
+def test_weights_are_counted_without_making_them():
+    config = read_config("llama-2-70b")
+    assert weights_bytes(config, "bf16") == 2 * 68_976_648_192
+    assert weights_bytes(config, "fp32") == weights_bytes(config, "bf16-mixed") == 4 * 68_976_648_192

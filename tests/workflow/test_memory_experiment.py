@@ -248,7 +248,7 @@ def test_experiment_json_loads_back_equal_and_a_training_experiment_is_refused(t
     file = tmp_path / "experiment.json"
     file.write_text(json.dumps(resolved))
     assert load(file) == resolved
-    with pytest.raises(InputError, match=r"experiment.yaml: kind is 'training'.*'memory'"):
+    with pytest.raises(InputError, match=r"experiment.yaml: kind: 'training' has no cells .*; legal: memory"):
         load(write(tmp_path, small()))
 
 

@@ -131,7 +131,7 @@ def _questions(arguments: argparse.Namespace, room: Room, names: list[str], sett
 
     chosen = _hyperparameters(names, settings)
     config = read_config(arguments.model)
-    check_length(config, arguments.sequence)
+    check_length(config, arguments.sequence, "--sequence")
     search = not arguments.no_search
     return [Question(config, name, chosen[name], _conditions(arguments, name), room, search) for name in names]
 

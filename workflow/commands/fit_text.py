@@ -14,6 +14,7 @@ from workflow.engine.fit import BATCH_LIMIT, Answer, Question, sequence_limit
 if TYPE_CHECKING:
     from workflow.engine.training_step import Conditions
 
+LOSS = "log_softmax"  # in the name of the operators of the loss over the vocabulary
 WIDTH = 100
 
 
@@ -53,9 +54,11 @@ def answer_text(model: str, answer: Answer) -> str:
         _amount("margin", answer.margin.bytes, answer.margin.text),
         _amount("needed", answer.needed_bytes),
         _amount("card", room.memory_bytes, room.name),
-        f"  {verdict(answer)}",
+        textwrap.fill(verdict(answer), WIDTH, initial_indent="  ", subsequent_indent="  "),
         "",
-        *_columns(_shares("by component", simulation.components), _shares("by phase", simulation.phases)),
+        *_columns(
+            _shares("by component, at the peak", simulation.components), _shares("highest by phase", simulation.phases)
+        ),
         "",
         f"  {_trainable(answer)}",
         *_largest(answer),
@@ -99,12 +102,16 @@ def verdict(answer: Answer) -> str:
     words = f"DOES NOT FIT, short by {spare}"
     if not answer.weights_fit:
         return f"{words}: the weights alone are too large, whatever the method"
+    last = answer.with_checkpointing or answer.simulation
+    more = "`--method all` ranks the methods"
+    if LOSS in (last.operator or "") and answer.question.conditions.loss_chunk_tokens is None:
+        more = f"the peak is in the loss over the vocabulary, which --loss-chunk 256 takes in pieces; {more}"
     if answer.with_checkpointing is None:
-        return f"{words}; `--method all` ranks the methods"
+        return f"{words}; {more}"
     peak = f"{answer.with_checkpointing.peak_bytes / 1e9:.2f} GB predicted"
     if answer.checkpointing_fits:
         return f"{words}; it fits with --checkpointing: {peak}"
-    return f"{words}; nor does it with --checkpointing: {peak}; `--method all` ranks the methods"
+    return f"{words}; nor does it with --checkpointing: {peak}; {more}"
 
 
 def _amount(name: str, size: int, remark: str = "") -> str:

@@ -111,3 +111,15 @@ def _lock(uuid: str) -> bool:
         return False
     _held.append(file)
     return True
+
+
+def require_host_memory(weights_bytes: int) -> None:
+    """Raise InputError unless the host has memory for these weights: it would kill processes for it."""
+    import psutil
+
+    available = psutil.virtual_memory().available
+    if weights_bytes > available:
+        raise InputError(
+            f"device: on the CPU the weights alone take {weights_bytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB of"
+            " the host's memory are free; legal: a card, or a smaller model."
+        )

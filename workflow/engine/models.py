@@ -42,6 +42,12 @@ def random_model(config: Any, *, precision: str, attention: str, device: torch.d
         return AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision], attn_implementation=attention)
 
 
+def weights_bytes(config: Any, precision: str) -> int:
+    """What the parameters of such a model take in the recipe's weight dtype."""
+    model = random_model(config, precision=precision, attention="eager", device="meta")
+    return count_parameters(model) * DTYPES[precision].itemsize
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer; padding is the end of sequence where the model has no padding of its own."""
     from transformers import AutoTokenizer

@@ -74,16 +74,13 @@ def positions(shape: Mapping[str, Any]) -> int | None:
     return shape.get("max_position_embeddings", shape.get("n_positions"))  # GPT-2's config.json says n_positions
 
 
-def check_length(config: PretrainedConfig, sequence_length: int) -> None:
-    """Raise InputError unless a sequence of so many tokens fits the model's positions."""
+def check_length(config: PretrainedConfig, sequence_length: int, where: str = "sequence_length") -> None:
+    """Raise InputError unless a sequence of so many tokens fits the model's positions; `where` it was asked for."""
     most = positions(config.to_dict())
     if sequence_length < 1:
-        raise InputError(f"sequence_length: {sequence_length} is too short; legal: 1 or more.")
+        raise InputError(f"{where}: {sequence_length} is too short; legal: 1 or more.")
     if most is not None and sequence_length > most:
-        raise InputError(
-            f"sequence_length: {sequence_length} on model {config.name_or_path!r} with {most} positions;"
-            f" legal: up to {most}."
-        )
+        raise InputError(f"{where}: {sequence_length} on a model with {most} positions; legal: up to {most}.")
 
 
 def _bundled() -> dict[str, str]:

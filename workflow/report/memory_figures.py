@@ -258,7 +258,9 @@ def speed_figure(rows: list[TableRow], found: list[str]) -> Figure | None:
     height = 150 + (14 + 16 * len(drawn)) * most
     published = any(key == "published_speedup_over_full" for _, key, _ in drawn)
     caption = f"Time of a step of full fine-tuning over the method's: {', '.join(name for name, *_ in drawn)}."
-    caption += " A published bar beyond what FLOPs allow cannot come from skipped work alone." if published else ""
+    caption += (
+        " A published bar beyond what FLOPs allow cannot come from skipped matrix products alone." if published else ""
+    )
     caption += _devices_words(found) if len(drawn) > 1 + published else ""
     figure = plot(traces, layout, height)
     return Figure("speed", "Speed-up over full fine-tuning", figure, caption, choices, "Model", wide=True)

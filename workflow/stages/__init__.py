@@ -85,6 +85,9 @@ def stage_main(stage: Callable[[], None]) -> None:
         stage()
     except (InputError, EvaluationError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        print("stopped; finished results are kept, and the same command goes on", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

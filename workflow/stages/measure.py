@@ -45,7 +45,7 @@ def main() -> None:
     """Command line."""
     arguments: argparse.ArgumentParser = parser(__doc__)
     which = arguments.add_mutually_exclusive_group()
-    which.add_argument("--cell", help="model/method/variant/setting: this one, now, in this process")
+    which.add_argument("--cell", help="model/method/variant/setting: this one, measured or not, in this process")
     which.add_argument("--only", metavar="PATTERN", help="cells whose path matches, with * and ?")
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), help="in place of the experiment's")
     arguments.add_argument("--again", action="store_true", help="measure also what is measured already")
@@ -59,6 +59,7 @@ def main() -> None:
     else:
         cell = find_cell(experiment, given.cell)
         measure_cell(experiment, cell, results / cell["path"])
+        print(f"{cell['path']}  {outcome(results / cell['path'])[1]}")
 
 
 # --- one cell
@@ -101,8 +102,9 @@ class Attempt:
         """Take the device, which must be empty, and measure there."""
         import torch
 
-        from workflow.engine.devices import require_empty, take_device
+        from workflow.engine.devices import require_empty, require_host_memory, take_device
         from workflow.engine.measuring import Measurement
+        from workflow.engine.models import weights_bytes
         from workflow.engine.records import environment, memory_files
         from workflow.engine.shapes import read_config
         from workflow.engine.training_step import Conditions, build_method
@@ -117,6 +119,8 @@ class Attempt:
         self.record["environment"] = environment(memory_files(cell["method"]), device, threads)
         self.record["settings"] = self._settings(device, method)
         require_empty(device)
+        if device.type == "cpu":
+            require_host_memory(weights_bytes(config, conditions.precision))
         self.measurement = Measurement(
             config,
             method,
