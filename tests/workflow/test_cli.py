@@ -105,7 +105,7 @@ MISTAKES = {
     "no training": (with_option("--method", "vanilla"), "'vanilla' does not train"),
     "batch": (with_option("--batch", "0"), "--batch: '0' is not a whole number from 1 on"),
     "half a batch": (with_option("--batch", "1.5"), "--batch: '1.5' is not a whole number from 1 on"),
-    "positions": (with_option("--sequence", "4097"), "4097 on model .* with 4096 positions; legal: up to 4096"),
+    "positions": (with_option("--sequence", "4097"), "4097 on a model with 4096 positions; legal: up to 4096"),
     "precision": (with_option("--precision", "fp8"), "--precision: invalid choice: 'fp8' .*fp32.*bf16"),
     "norm": (with_option("--max-grad-norm", "-1"), "'-1' is neither a number above 0 nor none"),
     "unknown key": (with_option("--set", "gama=4"), r"'gama'. Did you mean 'gamma'\? Known: lisa: "),
