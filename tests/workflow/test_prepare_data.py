@@ -240,7 +240,7 @@ def test_the_default_world_and_the_experiments_worlds_can_be(tmp_path: Path) -> 
     worlds = {"default": resolve(small())["world"]}
     for file in sorted((ROOT / "config").rglob("*.yaml")):
         content = yaml.safe_load(file.read_text())
-        if content.get("data_root", "world") == "world":
+        if content.get("kind", "training") == "training" and content.get("data_root", "world") == "world":
             worlds[file.name] = resolve(content)["world"]
     assert "smoke.yaml" in worlds
     for name, world in worlds.items():
