@@ -108,6 +108,7 @@ def main(replicate: bool) -> None:
     off_losses = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
     off_weights = max(gathered(largest_difference(whole.model, resumed.model)))
     say(f"largest difference to the run without a break: losses {off_losses}, weights {off_weights}")
+    dist.barrier()  # no rank takes its connections down while another still uses them
     dist.destroy_process_group()
 
 
