@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -52,7 +53,11 @@ class Method(contract.Method):
     paper = "Luo et al. 2024, arXiv 2404.02827"
     learning_rates = (1e-6, 5e-6, 1e-5, 5e-5)
     default_learning_rate = 1e-5
-    fp32_state = True
+    family = "block-wise"
+    implementation = "ours, bit for bit the authors' badam 1.4"
+    state_formula = "8T in fp32, 12T with the fp32 copy of other weights"
+    declared = {"full limit": "one block trains at a time, whatever the settings"}
+    small = {"switch_every": 3}
     period_hyperparameter = "switch_every"
     hyperparameters: BAdamHyperparameters
 
@@ -83,6 +88,10 @@ class Method(contract.Method):
         """`sampled` is the mean block: where embeddings or head are blocks, the blocks differ in size."""
         mean = sum(p.numel() for block in self.blocks for p in block) // len(self.blocks)
         return {"always": 0, "sampled": mean, "total": mean}
+
+    def state_bytes(self, model: nn.Module) -> int:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return sum(p.numel() * (8 if p.dtype == torch.float32 else 12) for p in trained)
 
     def state_dict(self) -> dict[str, Any]:
         return {"period": self._period, "block": None if self._period is None else self._block_of(self._period)}

@@ -6,7 +6,11 @@ It may not touch the model's architecture beyond its own modules, the data order
 
 A method is one file `baselines/<name>.py` with a class `Method` that derives from `contract.Method`; the registry
 (`baselines.names`, `baselines.build`) finds it by file name. The loop calls, in this order: `check`, `prepare`,
-`optimizer`, on a resumed run `load_state_dict`, then for every optimizer step `before_step`; `export` at the end.
+`optimizer`, on a new run `calibrate`, on a resumed one `load_state_dict`, then for every optimizer step `before_step`;
+`export` at the end.
+
+The tests of the contract (tests/baselines/test_contract.py) hold every method to `ABILITIES`; one that lacks an ability
+says so in `declared`, with the reason, which tests, reports and `lisa-bench methods` repeat.
 """
 
 from __future__ import annotations
@@ -20,6 +24,27 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+
+FAMILIES = ("none", "full", "adapters", "selective", "projection", "in-backward", "block-wise")
+
+ABILITIES = {
+    "models": "trains decoder-only transformers of every kind",
+    "accumulation": "accumulates gradients over several batches",
+    "clipping": "lets gradients be clipped by their common norm",
+    "checkpointing": "recomputes activations (gradient checkpointing) with the same result",
+    "plain export": "exports a checkpoint that loads as the base model's own architecture, without further code",
+    "full limit": "tends to full fine-tuning as its size grows to the model's",
+}
+STATE_LETTERS = {
+    "T": "parameters that train at a time",
+    "s": "bytes of a trained parameter (bf16: 2, fp32: 4)",
+    "m, n": "sides of a matrix, m the shorter",
+    "r": "rank",
+    "sum": "over all matrices that are projected",
+    "R": "parameters that are not in them",
+}
+ONE_GRADIENT = "the step happens inside backward, where one gradient exists at a time"
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,15 @@ class Method:
         steps_in_backward: True for methods that are defined by it (LOMO, layer-wise GaLore); the loop then steps the
             optimizer for each parameter as soon as its gradient is there, and refuses accumulation and clipping.
         optimizer_name: as it stands in run records; only "AdamW" heeds `AdamWSettings.implementation`.
-        fp32_state: True for methods that by their definition keep optimizer state in fp32, whatever the weights are in.
+        family: one of `FAMILIES`.
+        implementation: whose code does the work, with its version: "peft 0.21", "galore-torch 1.0, the authors'", "ours".
+        state_formula: bytes of optimizer state in words, in the letters of `STATE_LETTERS`; `state_bytes` computes them.
+        declared: abilities of `ABILITIES` that the method lacks, each with the reason; see `limits`.
+        small: hyper-parameters over the defaults that suit a model of width 32 and runs of a few steps: small ranks,
+            periods of 3 steps. Tests take them.
+        small_learning_rate: one that suits such a model.
+        prepares_on_host: True for methods whose `prepare` makes the weights smaller (4-bit): the model is loaded into
+            host memory, and what `prepare` returns goes to the device.
         period_hyperparameter: the hyper-parameter that says every how many steps something happens that costs memory
             (a redraw, a decomposition), if there is one; a simulation shortens it to two steps.
         summary: one clause for tables and help.
@@ -76,7 +109,13 @@ class Method:
     trains: ClassVar[bool] = True
     steps_in_backward: ClassVar[bool] = False
     optimizer_name: ClassVar[str] = "AdamW"
-    fp32_state: ClassVar[bool] = False
+    family: ClassVar[str]
+    implementation: ClassVar[str] = "ours"
+    state_formula: ClassVar[str] = "2sT"
+    declared: ClassVar[Mapping[str, str]] = {}
+    small: ClassVar[Mapping[str, Any]] = {}
+    small_learning_rate: ClassVar[float] = 1e-2
+    prepares_on_host: ClassVar[bool] = False
     period_hyperparameter: ClassVar[str | None] = None
 
     def __init__(self, hyperparameters: Any, adamw: AdamWSettings, seed: int) -> None:
@@ -88,6 +127,19 @@ class Method:
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise ValueError if the method cannot run on a model with this `config.json` (say, too few layers)."""
 
+    @classmethod
+    def limits(cls) -> dict[str, str]:
+        """All of `ABILITIES` that the method lacks, with the reasons: `declared`, and what a step in backward costs."""
+        stepping = dict.fromkeys(("accumulation", "clipping"), ONE_GRADIENT) if cls.steps_in_backward else {}
+        return {**stepping, **cls.declared}
+
+    @classmethod
+    def full_limit(cls, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Hyper-parameters at which the method is, or comes close to, full fine-tuning of a model with this
+        `config.json`: the full rank, all layers. None: there are none, and `declared` says why under "full limit".
+        """
+        return None if "full limit" in cls.declared else {}
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Freeze or wrap the freshly loaded model.
 
@@ -98,6 +150,13 @@ class Method:
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Build the optimizer over the prepared model; the loop puts its schedule on it."""
         return adamw(model.named_parameters(), lr, self.adamw)
+
+    def calibrate(self, model: nn.Module, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Look at data before step 0 of a new run (not of a resumed one), for methods that choose by it.
+
+        Args:
+            model: as prepared. batches: those of the first step; input_ids, attention_mask, labels, each (batch, tokens).
+        """
 
     def before_step(self, step: int) -> None:
         """Called before the first forward of optimizer step `step` (0-based): redraw layers, refresh, re-rank."""
@@ -129,6 +188,13 @@ class Method:
         """
         always = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return {"always": always, "sampled": 0, "total": always}
+
+    def state_bytes(self, model: nn.Module) -> int:
+        """Bytes of optimizer state once all that trains at a time has stepped, without single numbers (step counters).
+
+        Asked for after `optimizer`. `state_formula` says the same in letters.
+        """
+        return 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
     def state_dict(self) -> dict[str, Any]:
         """All of the method's own state that a resumed run needs (the loop saves model, optimizer and schedule)."""

@@ -16,6 +16,8 @@ class Method(contract.Method):
     paper = "Loshchilov and Hutter 2019, arXiv 1711.05101"
     learning_rates = (5e-6, 1e-5, 5e-5, 3e-4, 6e-4)
     default_learning_rate = 1e-5
+    family = "full"
+    implementation = "torch"
 
     def prepare(self, model: nn.Module) -> nn.Module:
         return model.requires_grad_(True)

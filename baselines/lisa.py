@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from baselines import contract
 from lisa import LISA
-from lisa.adamw import MOMENT_BITS, AdamW
+from lisa.adamw import MOMENT_BITS, AdamW, moment_bytes
 from lisa.arguments import check_arguments, check_sampler_weights, check_tied
 from lisa.layers import parts
 from lisa.sampling import check_gamma
@@ -56,6 +56,8 @@ class Method(contract.Method):
     paper = "Pan et al. 2024, arXiv 2403.17919"
     learning_rates = (5e-6, 1e-5, 5e-5, 3e-4, 6e-4)
     default_learning_rate = 1e-5
+    family = "block-wise"
+    small = {"gamma": 2, "period_steps": 3}
     period_hyperparameter = "period_steps"
     hyperparameters: LISAHyperparameters
 
@@ -70,6 +72,10 @@ class Method(contract.Method):
         check_gamma(hp.gamma, layers + len(drawn))
         check_sampler_weights(hp.sampler, hp.weights, layers + len(drawn))
 
+    @classmethod
+    def full_limit(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"gamma": config.get("num_hidden_layers", config.get("n_layer"))}
+
     def prepare(self, model: nn.Module) -> nn.Module:
         return model.requires_grad_(True)
 
@@ -83,13 +89,16 @@ class Method(contract.Method):
 
     def _mixed_adamw(self, model: nn.Module, lr: float) -> Optimizer:
         """One AdamW, with the moments of embeddings and head in fewer bits than the others."""
-        found = parts(model, self.hyperparameters.layers)
-        outer = {id(p) for p in (*found.embeddings, *found.head)}
+        outer = self._few_bits(model)
         named, decay = list(model.named_parameters()), self.adamw.weight_decay
         full = contract.parameter_groups(((name, p) for name, p in named if id(p) not in outer), decay)
         few = contract.parameter_groups(((name, p) for name, p in named if id(p) in outer), decay)
         few = [{**group, "moment_bits": self.hyperparameters.always_on_moment_bits} for group in few]
         return AdamW([*full, *few], lr=lr, **self.adamw.arguments())
+
+    def _few_bits(self, model: nn.Module) -> set[int]:
+        found = parts(model, self.hyperparameters.layers)
+        return {id(p) for p in (*found.embeddings, *found.head)}
 
     def drawn_parameters(self) -> list[list[nn.Parameter]]:
         return self.lisa.unit_parameters if self.hyperparameters.gamma else []  # with 0 none of them ever trains
@@ -104,6 +113,14 @@ class Method(contract.Method):
         always = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in in_units)
         sampled = sum(in_units.values()) * self.hyperparameters.gamma // len(self.lisa.units)
         return {"always": always, "sampled": sampled, "total": always + sampled}
+
+    def state_bytes(self, model: nn.Module) -> int:
+        """For state that is dropped, reset or offloaded at a switch; what is kept is that of all units ever drawn."""
+        hp = self.hyperparameters
+        kept = {id(p) for unit in self.lisa.unit_parameters for p in unit} if hp.state == "keep" else set()
+        few = self._few_bits(model) if hp.always_on_moment_bits == 8 else set()
+        held = [p for p in model.parameters() if p.requires_grad or id(p) in kept]
+        return sum(moment_bytes(p.numel()) if id(p) in few else 2 * p.nbytes for p in held)
 
     def state_dict(self) -> dict[str, Any]:
         return self.lisa.state_dict()

@@ -13,6 +13,8 @@ class Method(contract.Method):
     paper = "none"
     learning_rates = ()
     default_learning_rate = 0.0
+    family = "none"
+    state_formula = "none"
     trains = False
 
     def prepare(self, model: nn.Module) -> nn.Module:

@@ -112,6 +112,11 @@ class AdamW(torch.optim.AdamW):
         return False  # none is complex
 
 
+def moment_bytes(values: int) -> int:
+    """Bytes of both 8-bit moments of a parameter with so many values: codes and scales."""
+    return 2 * (values + 4 * math.ceil(values / BLOCK_VALUES))
+
+
 def _check_group(group: dict[str, Any]) -> None:
     bits = group.get("moment_bits", 32)  # torch's constructor adds groups before ours has set the default
     if bits not in MOMENT_BITS:

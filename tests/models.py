@@ -11,19 +11,11 @@ from torch import Tensor, nn
 
 import baselines
 from baselines.contract import AdamWSettings, Method
+from workflow.engine.step_in_backward import StepInBackward
 
 VOCABULARY = 32
 LAYERS = 4
 WEIGHT_SCALE = 0.2  # of the first weights: a frozen random head must let logits grow, or no adapter can learn below it
-
-# Small enough for the tiny models to be really low-rank, and for redraws and refreshes to fall between resumed steps.
-TINY_HYPERPARAMETERS: dict[str, dict[str, Any]] = {
-    "badam": {"switch_every": 3},
-    "galore": {"rank": 4, "update_proj_gap": 3, "scale": 1.0},
-    "lisa": {"gamma": 2, "period_steps": 3},
-    "lora": {"rank": 4, "alpha": 16.0},
-}
-
 
 def tiny_llama(seed: int = 0, tied: bool = False, layers: int = LAYERS) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -46,6 +38,25 @@ def tiny_gpt2(seed: int = 0) -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(**sizes, **still, bos_token_id=0, eos_token_id=1, initializer_range=WEIGHT_SCALE))
 
 
+def tiny_qwen(seed: int = 0) -> nn.Module:
+    """Qwen2.5 in small: biases on queries, keys and values only, fewer heads for keys than for queries, tied."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "initializer_range": WEIGHT_SCALE}
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            num_hidden_layers=LAYERS,
+            max_position_embeddings=64,
+            tie_word_embeddings=True,
+            **sizes,
+            **special,
+        )
+    )
+
+
 def batch(step: int) -> Tensor:
     """(4, 12) tokens in which each follows from the one before it, so that a model can learn them."""
     tokens = [torch.randint(0, VOCABULARY, (4,), generator=torch.Generator().manual_seed(step))]
@@ -64,6 +75,12 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(t.nbytes for s in optimizer.state_dict()["state"].values() for t in s.values() if isinstance(t, Tensor))
 
 
+def held_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """The same as `Method.state_bytes` counts them: shared tensors once, single numbers not at all."""
+    held = [t for s in optimizer.state_dict()["state"].values() for t in s.values() if isinstance(t, Tensor)]
+    return sum({t.data_ptr(): t.nbytes for t in held if t.numel() > 1}.values())
+
+
 @dataclass
 class Run:
     """A method on a model, with its optimizer and a falling learning rate."""
@@ -74,16 +91,23 @@ class Run:
     schedule: torch.optim.lr_scheduler.LambdaLR
     losses: list[float] = field(default_factory=list)
 
-    def train(self, start: int, end: int) -> Run:
+    def train(self, start: int, end: int, accumulation: int = 1) -> Run:
+        """Steps `start` to `end`; each over `accumulation` batches that together are the step's one."""
         for step in range(start, end):
+            if step == 0:
+                self.method.calibrate(self.model, [{"input_ids": batch(0), "attention_mask": torch.ones_like(batch(0))}])
             self.method.before_step(step)
-            loss = loss_of(self.model, step)
-            loss.backward()
-            self.optimizer.step()
+            self.losses.append(sum(self._backward(tokens, accumulation) for tokens in batch(step).chunk(accumulation)))
+            if not self.method.steps_in_backward:
+                self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
-            self.losses.append(loss.item())
         return self
+
+    def _backward(self, tokens: Tensor, parts: int) -> float:
+        loss = self.model(input_ids=tokens, labels=tokens).loss / parts
+        loss.backward()
+        return loss.item()
 
     def saved(self) -> bytes:
         """A checkpoint as the training loop writes it."""
@@ -111,10 +135,12 @@ def start(
     **overrides: Any,
 ) -> Run:
     """The method `name` at step 0 on `model` (a tiny Llama by default), in the order the training loop keeps."""
-    method = baselines.build(name, {**TINY_HYPERPARAMETERS.get(name, {}), **overrides}, adamw or AdamWSettings(), seed)
+    method = baselines.build(name, {**baselines.method_class(name).small, **overrides}, adamw or AdamWSettings(), seed)
     model = method.prepare(tiny_llama() if model is None else model)
     optimizer = method.optimizer(model, lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.05 * step))
+    if method.steps_in_backward:
+        StepInBackward(optimizer)
     return Run(method, model, optimizer, schedule)
 
 

@@ -21,6 +21,7 @@ from workflow.checks import (
     check_published,
     check_unique,
 )
+from workflow.engine.abilities import check_abilities
 from workflow.engine.errors import InputError
 from workflow.form import check_form, fill_defaults, hint, read, typed
 from workflow.variants import hyperparameters, method_class, variants
@@ -173,8 +174,8 @@ def _with_setting(where: str, cell: dict[str, Any], setting: dict[str, Any]) -> 
     }
     if all(changed[key] == cell[key] for key in ("hyperparameters", "conditions")):
         raise InputError(f"{where} changes nothing of {name} on {cell['model']}; give training or hyperparameters.")
-    in_backward = method_class(where, cell["method"]).steps_in_backward or changed["conditions"]["step_in_backward"]
-    if in_backward:
+    check_abilities(f"{where} on {name}", method_class(where, cell["method"]), changed["conditions"])
+    if changed["conditions"]["step_in_backward"]:
         check_one_gradient_at_a_time(f"{where} on {name}", changed["conditions"])
     return changed
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import baselines
-from workflow.checks import check_one_gradient_at_a_time
+from workflow.engine.abilities import check_abilities
 from workflow.engine.errors import InputError
 
 
@@ -55,8 +55,7 @@ def _variant(config: dict[str, Any], index: int, entry: str | dict[str, Any]) ->
     entry = {"method": entry, "variant": "default", "hyperparameters": {}} if isinstance(entry, str) else entry
     name = entry["method"]
     method = method_class(f"methods[{index}]", name)
-    if method.steps_in_backward:
-        check_one_gradient_at_a_time(f"methods[{index}] ({name})", config["training"])
+    check_abilities(f"methods[{index}] ({name})", method, config["training"])
     shared = config["method_settings"].get(name, {"hyperparameters": {}})
     overrides = {**shared["hyperparameters"], **entry["hyperparameters"]}
     sources = (entry, shared, config["training"], {"learning_rate": method.default_learning_rate})

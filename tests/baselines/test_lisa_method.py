@@ -7,7 +7,7 @@ import pytest
 import baselines
 from baselines.contract import AdamWSettings
 from lisa import decoder_layers, draw_uniform
-from tests.models import LAYERS, changed, copies, start, tiny_gpt2, tiny_llama
+from tests.models import LAYERS, changed, copies, held_bytes, start, tiny_gpt2, tiny_llama
 
 ADAMW = AdamWSettings()
 
@@ -157,3 +157,9 @@ def test_a_draw_that_may_be_empty_is_an_error_before_anything_is_loaded():
         baselines.build("lisa", {"sampler": "independent", **off}, ADAMW, 0)
     with pytest.raises(ValueError, match="gamma=0 draws no layer, and nothing trains always"):
         baselines.build("lisa", {"gamma": 0, **off}, ADAMW, 0)
+
+
+@pytest.mark.parametrize("options", [{"state": "keep"}, {"state": "reset"}, {"always_on_moment_bits": 8}], ids=str)
+def test_the_bytes_of_state_are_known_for_every_treatment(options):
+    run = start("lisa", **options).train(0, 40)  # every layer was drawn
+    assert held_bytes(run.optimizer) == run.method.state_bytes(run.model)

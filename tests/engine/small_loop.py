@@ -80,16 +80,10 @@ def make_loop(
     folder.mkdir(exist_ok=True)
     AcceleratorState._reset_state(reset_partial_state=True)  # precision is a setting of the process in accelerate
     torch.manual_seed(seed)
-    small: dict[str, dict[str, Any]] = {
-        "badam": {"switch_every": 3},
-        "lora": {"rank": 4},
-        "galore": {"rank": 4, "update_proj_gap": 5},
-        "lisa": {"gamma": 1, "period_steps": 3},
-    }
     shared = AdamWSettings(weight_decay=0.01, implementation=adamw)
     return Loop(
         tiny_llama() if model is None else model,
-        baselines.build(method, small.get(method, {}) | (hyperparameters or {}), shared, seed),
+        baselines.build(method, {**baselines.method_class(method).small, **(hyperparameters or {})}, shared, seed),
         settings(**changes),
         train=items or examples(160),
         validation=examples(6, seed=1),

@@ -11,7 +11,6 @@ from accelerate.state import AcceleratorState
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 import baselines
-from tests.models import TINY_HYPERPARAMETERS
 from workflow.engine.errors import InputError
 from workflow.engine.live_storage import ROLES
 from workflow.engine.memory import MemoryMeter
@@ -37,13 +36,13 @@ def small_config(**changes: object) -> LlamaConfig:
 
 
 def simulated(method: str, conditions: Conditions = SMALL, **hyperparameters: object) -> Simulation:
-    return simulate(small_config(), method, TINY_HYPERPARAMETERS.get(method, {}) | hyperparameters, conditions)
+    return simulate(small_config(), method, {**baselines.method_class(method).small, **hyperparameters}, conditions)
 
 
 def real_peak_bytes(method: str, conditions: Conditions, steps: int, **hyperparameters: object) -> int:
     """The ledger's peak over real training steps, all metered, through the same draws."""
     with accelerate_afresh():
-        return _real_peak_bytes(method, conditions, steps, TINY_HYPERPARAMETERS.get(method, {}) | hyperparameters)
+        return _real_peak_bytes(method, conditions, steps, {**baselines.method_class(method).small, **hyperparameters})
 
 
 def _real_peak_bytes(method: str, conditions: Conditions, steps: int, hyperparameters: dict[str, object]) -> int:

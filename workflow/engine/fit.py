@@ -183,10 +183,13 @@ def fit(question: Question, report: Report = lambda line: None) -> Answer:
 
 def check(question: Question) -> None:
     """Raise InputError unless the method and the conditions go together, and with the model."""
+    import baselines
+    from workflow.engine.abilities import check_abilities
     from workflow.engine.step_in_backward import check_step_in_backward
     from workflow.engine.training_step import build_method
 
     conditions, method = question.conditions, question.method
+    check_abilities(method, baselines.method_class(method), asdict(conditions))
     if conditions.step_in_backward:
         check_step_in_backward(conditions.accumulation_steps, conditions.max_grad_norm, method)
     try:
@@ -265,9 +268,12 @@ def sequence_limit(config: PretrainedConfig) -> int:
 
 
 def with_checkpointing(trials: Trials) -> Simulation | None:
-    """The same with gradient checkpointing; None if that was asked for already, or if the model has none."""
-    conditions = trials.question.conditions
-    if conditions.gradient_checkpointing or not _can_checkpoint(trials.question.config):
+    """The same with gradient checkpointing; None if that was asked for already, or if method or model have none."""
+    import baselines
+
+    question, conditions = trials.question, trials.question.conditions
+    able = "checkpointing" not in baselines.method_class(question.method).limits()
+    if conditions.gradient_checkpointing or not able or not _can_checkpoint(question.config):
         return None
     return trials(replace(conditions, gradient_checkpointing=True))
 

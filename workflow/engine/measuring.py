@@ -173,6 +173,7 @@ class Measurement:
         self.plan = Plan(self.method, self.effort, self.clock)
         window = synthetic_window(self.config.vocab_size, self.conditions, self.device, self.seed)
         with self.meter.phase("train", step.model, step.optimizer):
+            step.calibrate(window)
             self._train(step, self.plan, window)
         self.state_dtype = state_dtype(step.optimizer)
         self.flops = self._count_flops(step, window)

@@ -169,6 +169,7 @@ class _Passage(NamedTuple):
 
 def _go_through(step: TrainingStep, meter: MemoryMeter, window: list[Batch], timeline: bool) -> _Passage:
     """Let every unit train, then meter the extreme draws again."""
+    step.calibrate(window)
     visits, draws, index = Visits(step.method), dict[tuple[int, ...], int](), 0
     while not (draws and visits.complete) and index < SHORTEST_PERIOD * MOST_PERIODS:
         step.method.before_step(index)

@@ -67,6 +67,7 @@ class LoopResult:
     flops_padded_tokens: int | None  # padded tokens of the step whose FLOPs were counted
     trainable_parameters: dict[str, int]
     optimizer_state_dtype: str | None  # of the state held at the end; "fp32+uint8" where there are several
+    optimizer_state_bytes: int  # of the state held at the end, step counters included
     resumed_at_step: int | None
 
 
@@ -124,6 +125,7 @@ class Loop:
         trainable = self.method.trainable_parameters(self.training_step.unwrapped())
         metered = self._metered_steps()
         if resumed is None:
+            self.training_step.calibrate([self._batch(indices) for indices in self._window(0)])
             self._note_weight_norms()
         self.started = time.perf_counter() - self.progress.train_s
         with (self.folder / "log.jsonl").open("a") as log, self.meter.phase("train", self.model, self.optimizer):
@@ -146,6 +148,7 @@ class Loop:
             flops_padded_tokens=flops_padded_tokens,
             trainable_parameters=trainable,
             optimizer_state_dtype=state_dtype(self.optimizer),
+            optimizer_state_bytes=state_bytes(self.optimizer),
             resumed_at_step=resumed,
         )
 
@@ -290,6 +293,12 @@ def state_dtype(optimizer: Optimizer) -> str | None:
     held = {str(tensor.dtype) for tensor in tensors_in(optimizer.state) if tensor.numel() > 1}
     short = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}
     return "+".join(sorted(short.get(name, name.removeprefix("torch.")) for name in held)) or None
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of all storages that the optimizer's state holds, each once."""
+    storages = (tensor.untyped_storage() for tensor in tensors_in(optimizer.state))
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 def forget_checkpoints(folder: Path) -> None:

@@ -100,6 +100,7 @@ class TrainingStep:
         model: freshly loaded; `method.prepare` freezes or wraps it.
         settings: see `StepSettings`.
         steps: over which the schedule runs.
+        device: where it trains; None: where the model is.
         meter: learns which part of the step is running; its phase "train" must be open when a step is done.
 
     Attributes:
@@ -120,6 +121,7 @@ class TrainingStep:
         meter: MemoryMeter,
         schedule: str = "constant",
         warmup_steps: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         from accelerate import Accelerator
         from transformers import get_scheduler
@@ -130,7 +132,7 @@ class TrainingStep:
         self.method, self.meter, self.max_grad_norm = method, meter, settings.max_grad_norm
         self.accelerator = Accelerator(
             mixed_precision="bf16" if settings.precision == "bf16-mixed" else "no",
-            cpu=next(model.parameters()).device.type == "cpu",
+            cpu=(device or next(model.parameters()).device).type == "cpu",
         )
         model = method.prepare(model)
         self.optimizer = method.optimizer(model, learning_rate)
@@ -139,6 +141,10 @@ class TrainingStep:
         self.model, self._optimizer, self.schedule = self.accelerator.prepare(model, self.optimizer, scheduler)
         chunk = settings.loss_chunk_tokens
         self.chunked_loss = None if chunk is None else ChunkedLoss(self.model, chunk)
+
+    def calibrate(self, window: list[Batch]) -> None:
+        """Show the method the batches of the first step, before it."""
+        self.method.calibrate(self.unwrapped(), window)
 
     def __call__(self, index: int, window: list[Batch]) -> tuple[float, float | None]:
         """Optimizer step `index` (0-based) over a window of batches.
