@@ -18,7 +18,7 @@ from eval.benchmarks import BENCHMARKS, check_tasks, datasets_of
 from workflow.checks import check_heads, check_name, check_one_gradient_at_a_time, check_published, check_unique
 from workflow.engine.errors import InputError
 from workflow.engine.shapes import positions, read_shape
-from workflow.form import check_form, fill_defaults, hint, read, typed
+from workflow.form import completed, hint, read
 from workflow.places import prepared
 from workflow.variants import variants
 
@@ -31,10 +31,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: anything unknown, missing, contradictory or of the wrong type.
     """
-    schema = json.loads(SCHEMA_FILE.read_text())
-    config = typed(config, schema)
-    check_form(config, schema)
-    fill_defaults(config, schema)
+    config = completed(config, json.loads(SCHEMA_FILE.read_text()))
     _check_meaning(config)
     config["prepared"] = prepared(config)
     config["runs"] = _expand(config)

@@ -1,7 +1,7 @@
 """The form of an experiment: words become numbers, a violation of the schema becomes one sentence, defaults are put in.
 
-`read(path)`, then `typed(config, schema)`, `check_form(config, schema)`, `fill_defaults(config, schema)`, in this
-order; what the values mean together is checked in `workflow/experiment.py` and `workflow/memory_experiment.py`.
+`read(path)`, then `completed(config, schema)`; what the values mean together is checked in `workflow/experiment.py` and
+`workflow/memory_experiment.py`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,18 @@ def read(path: Path) -> dict[str, Any]:
             " config/README.md explains every key."
         )
     return content
+
+
+def completed(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """A copy in the schema's types, with all defaults.
+
+    Raises:
+        InputError: a violation of the schema.
+    """
+    config = typed(config, schema)
+    check_form(config, schema)
+    fill_defaults(config, schema)
+    return config
 
 
 def hint(value: object, known: list[str]) -> str:

@@ -23,7 +23,7 @@ from workflow.checks import (
 )
 from workflow.engine.abilities import check_abilities
 from workflow.engine.errors import InputError
-from workflow.form import check_form, fill_defaults, hint, read, typed
+from workflow.form import completed, hint, read
 from workflow.variants import hyperparameters, method_class, variants
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: anything unknown, missing, contradictory or of the wrong type.
     """
-    schema = json.loads(SCHEMA_FILE.read_text())
-    config = typed(config, schema)
-    check_form(config, schema)
-    fill_defaults(config, schema)
+    config = completed(config, json.loads(SCHEMA_FILE.read_text()))
     _check_meaning(config)
     config["cells"] = _expand(config)
     _check_methods_fit_models(config)

@@ -19,6 +19,8 @@ import time
 from typing import Any
 
 TIMEOUT_S = 60
+LOAD_S = 5  # on a machine that is busy otherwise; about 1 s on an idle one
+DRAWN = "document.documentElement.dataset.drawn === 'true'"  # what a page with figures says when it is done
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 INSTALL = (
     "No Chromium on PATH, and this test opens the report in one. Install it (Debian, Ubuntu: apt-get install chromium)."

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.report import fixture_tree
-from tests.report.browser import INSTALL, Chromium, executable
+from tests.report.browser import DRAWN, LOAD_S
 from workflow.stages.report import report
 
-DRAWN = "document.documentElement.dataset.drawn === 'true'"
-LOAD_S = 5  # on a machine that is busy otherwise; about 1 s on an idle one
 FIGURES = ["memory-score", "memory", "speed", "training-loss", "validation-loss"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if executable() is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(INSTALL)
-    with Chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +19,6 @@ def address(tmp_path_factory):
     fixture_tree.write_tree(folder, plan)
     report(plan, folder)
     return (folder / "report.html").as_uri()
-
-
-@pytest.fixture(params=[False, True], ids=["light", "dark"])
-def page(browser, address, request):
-    opened = browser.open(address, dark=request.param)
-    opened.wait_for(DRAWN)
-    return opened
 
 
 def test_the_page_opens_quickly_without_network_and_console_errors(page, address):

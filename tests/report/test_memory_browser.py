@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.report import memory_tree
-from tests.report.browser import INSTALL, Chromium, executable
-from tests.report.test_browser import DRAWN, LOAD_S
+from tests.report.browser import DRAWN, LOAD_S
 from workflow.stages.memory_report import report
 
 SELECT = (
     "(async () => {{ const s = document.querySelector('select[data-figure=\"{figure}\"]'); s.selectedIndex = {index};"
     " s.dispatchEvent(new Event('change')); await new Promise(r => setTimeout(r, 300)); }})()"
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if executable() is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(INSTALL)
-    with Chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +23,6 @@ def address(tmp_path_factory):
             memory_tree.measure(folder, cell)
     report(plan, folder, folder / "no-reference")
     return (folder / "report.html").as_uri()
-
-
-@pytest.fixture(params=[False, True], ids=["light", "dark"])
-def page(browser, address, request):
-    opened = browser.open(address, dark=request.param)
-    opened.wait_for(DRAWN)
-    return opened
 
 
 def test_the_page_opens_quickly_without_network_and_console_errors(page, address):

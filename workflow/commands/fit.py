@@ -36,6 +36,11 @@ if TYPE_CHECKING:  # help and mistakes answer without loading torch
     from workflow.engine.fit import Question, Room
     from workflow.engine.training_step import Conditions
 
+KINDS = {  # the default first
+    "--precision": ("bf16", "fp32", "bf16-mixed"),
+    "--attention": ("sdpa", "eager", "flash_attention_2"),
+    "--adamw": ("fused", "foreach", "for-loop"),
+}
 SUMMARY = "does a method fit a GPU, by how much, and what is the largest batch and sequence?"
 
 
@@ -51,27 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=_whole, default=1, metavar="N", help="sequences of a forward pass (1)")
     add("--sequence", type=_whole, default=1024, metavar="TOKENS", help="tokens of each (1024)")
     add("--accumulation", type=_whole, default=1, metavar="N", help="forward passes of an optimizer step (1)")
-    add(
-        "--precision",
-        choices=("fp32", "bf16", "bf16-mixed"),
-        default="bf16",
-        metavar="KIND",
-        help="%(choices)s (%(default)s)",
-    )
-    add(
-        "--attention",
-        choices=("sdpa", "eager", "flash_attention_2"),
-        default="sdpa",
-        metavar="KIND",
-        help="%(choices)s (%(default)s)",
-    )
-    add(
-        "--adamw",
-        choices=("fused", "foreach", "for-loop"),
-        default="fused",
-        metavar="KIND",
-        help="%(choices)s (%(default)s)",
-    )
+    for option, kinds in KINDS.items():
+        add(option, choices=kinds, default=kinds[0], metavar="KIND", help="%(choices)s (%(default)s)")
     add("--checkpointing", action="store_true", help="gradient checkpointing")
     add("--max-grad-norm", type=_norm, metavar="NORM", help="or none (1.0; none with a step in backward)")
     add("--loss-chunk", type=_whole, metavar="TOKENS", help="tokens whose logits exist at a time (all)")

@@ -1,0 +1,24 @@
+"""What the browser tests share: one Chromium a module, and its page (fixture `address`) in either colour scheme."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.report.browser import DRAWN, INSTALL, Chromium, executable
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if executable() is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(INSTALL)
+    with Chromium() as running:
+        yield running
+
+
+@pytest.fixture(params=[False, True], ids=["light", "dark"])
+def page(browser, address, request):
+    opened = browser.open(address, dark=request.param)
+    opened.wait_for(DRAWN)
+    return opened
