@@ -80,6 +80,11 @@ def answer_questions(
     return [answers[question["question_id"]] for question in chosen]
 
 
+def virtual_tokens(config: Any) -> int:
+    """Positions that the model's learned prefix takes from its context; 0 for nearly all models."""
+    return (getattr(config, "adapter", None) or {}).get("virtual_tokens", 0)
+
+
 class _Writer:
     """Answers batches of questions with one model."""
 
@@ -95,6 +100,7 @@ class _Writer:
         self.model, self.tokenizer, self.render = model, tokenizer, render
         self.max_new_tokens, self.seed, self.stop_strings = max_new_tokens, seed, stop_strings
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        positions = positions - virtual_tokens(model.config) if positions else None
         self.prompt_room = positions - max_new_tokens if positions else None
         if self.prompt_room is not None and self.prompt_room < 1:
             raise EvaluationError(

@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eval import EvaluationError
+from eval.answering import virtual_tokens
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,7 +31,7 @@ def load(model: Any, tokenizer: Any, *, batch_size: int, device: str, dtype: str
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
     if tokenizer is None:
         raise EvaluationError("A loaded model needs its tokenizer beside it.")
-    return CountingHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    return CountingHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
 
 
 class CountingHFLM(HFLM):
@@ -45,6 +46,11 @@ class CountingHFLM(HFLM):
         self.overflow: dict[tuple[str, int], int] = {}
         self._scored: list[Any] = []
         self._encode_once = functools.lru_cache(maxsize=1024)(super().tok_encode)
+
+    @property
+    def max_length(self) -> int:
+        """The model's context in tokens of text."""
+        return super().max_length - virtual_tokens(self.model.config)
 
     def tok_encode(
         self,

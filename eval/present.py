@@ -35,6 +35,34 @@ RULE_BASED_NOTE = (
 )
 
 
+def methods_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
+    """Everything that decides between methods, side by side; the other tables have the settings and the rest."""
+    unit, memory = memory_unit(row["peak_memory_bytes"] for row in rows)
+    columns = [
+        Column("Method", lambda row: _row_name(row, rows), numeric=False),
+        Column("Validation loss", number("validation_loss", 4)),
+        *(_score_column(name, rows) for name in ACCURACIES),
+        _mt_bench_column(rows),
+        Column(f"Peak memory ({unit})", memory("peak_memory_bytes")),
+        *(Column(f"{_words(part)} ({unit})", memory(f"peak_{part}_bytes")) for part in COMPONENTS),
+        Column("Tokens/s", number("tokens_per_s", 0)),
+        Column("Trained (parameters)", number("trainable_parameters", 0)),
+        Column("Trained (% of model)", number("trainable_percent", 2)),
+        Column(f"State at the end ({unit})", memory("optimizer_state_bytes")),
+        Column("Status", _stopped, numeric=False),
+    ]
+    notes = [
+        "Accuracies in %; scores and losses are means over the seeds that have them. " + STDERR_NOTE,
+        f"Peak memory: allocated while training, largest of the seeds, {UNITS[unit]}; weights to other are its parts, "
+        "at that moment. State at the end: all that the optimizer holds after the last step. Tokens: without padding.",
+        "Trained: parameters that train at a time, also in % of the base model's.",
+        *([OLD_COMPONENTS_NOTE] if any(_is_old(row, "peak_") for row in rows) else []),
+        *_mt_bench_notes(rows, experiment),
+        *_reasons(rows),
+    ]
+    return build("methods", _title("methods", rows, experiment), columns, rows, notes, _conditions(rows, experiment))
+
+
 def comparison_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
     """Scores with standard errors, trainable parameters, memory and speed."""
     unit, memory = memory_unit(row["peak_memory_bytes"] for row in rows)
@@ -158,17 +186,23 @@ def _identity(rows: list[TableRow]) -> list[Column]:
     return [*columns, Column("Learning rate", _learning_rate), Column("Seeds", _seeds)]
 
 
-def _score_columns(name: str, rows: list[TableRow]) -> list[Column]:
+def _score_column(name: str, rows: list[TableRow]) -> Column:
     protocol = distinct(row[f"{name}_protocol"] for row in rows)
-    label = BENCHMARKS[name].label
-    score = plus_minus(f"{name}_percent", f"{name}_stderr_percent", 2)
-    return [Column(f"{label} ({protocol})", score), *_published_columns(name, label, "percent")]
+    return Column(f"{BENCHMARKS[name].label} ({protocol})", plus_minus(f"{name}_percent", f"{name}_stderr_percent", 2))
+
+
+def _score_columns(name: str, rows: list[TableRow]) -> list[Column]:
+    return [_score_column(name, rows), *_published_columns(name, BENCHMARKS[name].label, "percent")]
+
+
+def _mt_bench_column(rows: list[TableRow]) -> Column:
+    judge = distinct(row["mt_bench_judge"] for row in rows)
+    return Column(f"MT-Bench ({judge} judge)", plus_minus("mt_bench_points", "mt_bench_stderr_points", 2))
 
 
 def _mt_bench_columns(rows: list[TableRow]) -> list[Column]:
-    judge = distinct(row["mt_bench_judge"] for row in rows)
     return [
-        Column(f"MT-Bench ({judge} judge)", plus_minus("mt_bench_points", "mt_bench_stderr_points", 2)),
+        _mt_bench_column(rows),
         Column("MT-Bench without coding", _unless_same("mt_bench_without_coding_points", "mt_bench_points")),
         *_published_columns("mt_bench_without_coding", "MT-Bench without coding", "points"),
         *([Column("Unparsable ratings", number("mt_bench_unparsable", 0))] if _unparsable(rows) else []),
@@ -193,6 +227,10 @@ def _unless_same(key: str, other: str) -> Any:
 
 def _learning_rate(row: TableRow) -> str:
     return EMPTY if row["learning_rate"] is None else f"{row['learning_rate']:g}"
+
+
+def _stopped(row: TableRow) -> str:
+    return EMPTY if row["status"] == "ok" else str(row["status"])
 
 
 def _seeds(row: TableRow) -> str:
@@ -230,8 +268,8 @@ def _mt_bench_notes(rows: list[TableRow], experiment: Mapping[str, Any]) -> list
     return [*notes, RULE_BASED_NOTE] if "rule-based" in judge else notes
 
 
-def _is_old(row: TableRow) -> bool:
-    return row["activations_bytes"] is not None and row["temporaries_bytes"] is None
+def _is_old(row: TableRow, prefix: str = "") -> bool:
+    return row[f"{prefix}activations_bytes"] is not None and row[f"{prefix}temporaries_bytes"] is None
 
 
 def _not_compared(rows: list[TableRow]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tables of an experiment as plain rows: comparison, memory, speed. Reads result files; never trains.
+"""The tables of an experiment as plain rows: methods, comparison, memory, speed. Reads result files; never trains.
 
     rows = group(collect(experiment, results), experiment)
     write_csv(comparison(rows, experiment), results / "tables" / "comparison.csv")
@@ -47,6 +47,25 @@ def write_csv(rows: list[TableRow], file: Path) -> None:
 def published_cells(experiment: Mapping[str, Any]) -> list[Cell]:
     """All cells of the published tables that the experiment names."""
     return [cell for name in experiment.get("report", {}).get("published", []) for cell in load(name)]
+
+
+def methods(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]:
+    """All of a method in one row: scores, peak memory and its components, speed, what trains, optimizer state."""
+    return [
+        {
+            **_identity(row),
+            **_loss(row),
+            **{key: value for name in ACCURACIES for key, value in _accuracy(row, name).items()},
+            **_mt_bench(row),
+            **_peak(row),
+            "tokens_per_s": row.mean("throughput", "tokens_per_s"),
+            "trainable_parameters": row.largest("trainable_parameters", "total"),
+            "trainable_percent": times(_trainable_share(row), 100),
+            "optimizer_state_bytes": row.largest("optimizer_state_bytes"),
+            **conditions(row.runs, experiment),
+        }
+        for row in rows
+    ]
 
 
 def comparison(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]:
@@ -186,6 +205,21 @@ def _components(row: Row) -> TableRow:
     metered = [run for run in row.runs if run.trained and run.field("memory", "components") is not None]
     largest = max(metered, key=lambda run: run.field("memory", "allocated_peak_bytes"), default=None)
     return {f"{part}_bytes": largest.field("memory", "components", part) if largest else None for part in COMPONENTS}
+
+
+def _peak(row: Row) -> TableRow:
+    """The peak of training and its components; all None where nothing was trained."""
+    peak, parts = row.largest("memory", "phases", "train"), _components(row)
+    return {
+        "peak_memory_bytes": peak,
+        **{f"peak_{name}": None if peak is None else part for name, part in parts.items()},
+    }
+
+
+def _trainable_share(row: Row) -> float | None:
+    """Parameters that train at a time over those of the base model; adapters are none of the latter."""
+    trained, all_of_it = row.largest("trainable_parameters", "total"), row.largest("model", "parameters")
+    return trained / all_of_it if trained is not None and all_of_it else None
 
 
 def _benchmarks_peak(row: Row) -> int | None:

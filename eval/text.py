@@ -21,6 +21,7 @@ class Table:
         failed: per row, whether a run of it is not ok.
         notes: how to read the table.
         conditions: under what conditions its numbers were made.
+        heading: what stands above it on a page.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Table:
     failed: tuple[bool, ...]
     notes: tuple[str, ...]
     conditions: tuple[str, ...]
+    heading: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ def build(
     rows: list[dict[str, Any]],
     notes: Iterable[str],
     conditions: Iterable[str],
+    heading: str | None = None,
 ) -> Table:
-    """Apply the columns to the rows; a column without a single value is dropped."""
+    """Apply the columns to the rows; a column without a single value is dropped. A row without a status is ok."""
     kept = [column for column in columns if any(column.text(row) != EMPTY for row in rows)]
     return Table(
         name=name,
@@ -58,9 +61,10 @@ def build(
         header=tuple(column.title for column in kept),
         numeric=tuple(column.numeric for column in kept),
         body=tuple(tuple(column.text(row) for column in kept) for row in rows),
-        failed=tuple(row["status"] not in ("ok", "not run", "not measured") for row in rows),
+        failed=tuple(row.get("status", "ok") not in ("ok", "not run", "not measured") for row in rows),
         notes=tuple(notes),
         conditions=tuple(conditions),
+        heading=heading or name.capitalize(),
     )
 
 

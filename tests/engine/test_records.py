@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +30,56 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(file.read_bytes()) == {"a": 1}
 
 
+def own_files(method: str) -> set[str]:
+    """Modules of baselines in the code of a method."""
+    return {file.stem for file in method_files(method) if file.parent.name == "baselines"}
+
+
+def used_modules(method: str) -> set[str]:
+    """Modules of baselines whose classes and functions a method has at hand, asked of the loaded modules themselves."""
+    found, new = set(), {method}
+    while new:
+        found |= new
+        held = [value for name in new for value in vars(sys.modules[f"baselines.{name}"]).values()]
+        held += [base for value in held if isinstance(value, type) for base in value.__mro__]
+        names = [value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None) for value in held]
+        new = {str(name).removeprefix("baselines.") for name in names if str(name).startswith("baselines.")} - found
+    return found
+
+
 @pytest.mark.parametrize("method", baselines.names())
-def test_the_code_of_a_method_is_the_engine_the_library_and_its_own_file_only(method: str) -> None:
+def test_the_code_of_a_method_has_the_engine_the_library_and_all_that_the_method_uses(method: str) -> None:
     names = {str(file.relative_to(records.ROOT)) for file in method_files(method)}
     assert {f"baselines/{method}.py", "baselines/contract.py", "workflow/engine/training.py", "lisa/hook.py"} <= names
-    others = {f"baselines/{other}.py" for other in baselines.names()} - {f"baselines/{method}.py"}
-    assert not names & others
+    baselines.method_class(method)
+    assert used_modules(method) <= own_files(method)
 
 
 @pytest.mark.parametrize("method", baselines.names())
-def test_what_a_method_imports_of_baselines_is_part_of_its_code(method: str) -> None:
-    """A method's private modules are found by their names: `_<method>*.py`."""
-    files = method_files(method)
-    imports = re.compile(r"^(?:from baselines\.(_\w+)|from baselines import (_\w+))", re.MULTILINE)
-    for file in files:
-        for found in imports.findall(file.read_text()):
-            assert any(other.stem == "".join(found) for other in files), f"{file.name} imports {''.join(found)}"
+def test_every_module_in_the_code_of_a_method_is_imported_by_another_of_them(method: str) -> None:
+    texts = {name: (records.ROOT / f"baselines/{name}.py").read_text() for name in own_files(method)}
+    for name in texts.keys() - {method, "contract"}:
+        imported = re.compile(rf"^ *(?:from baselines\.{name} |(?:from baselines )?import .*\b{name}\b)", re.MULTILINE)
+        assert any(imported.search(text) for other, text in texts.items() if other != name), name
+
+
+def test_imports_are_followed_through_modules_functions_and_circles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    for name, text in {
+        "contract": "import torch",
+        "mine": "from baselines import contract, other\n\ndef late():\n    from baselines._far import thing",
+        "other": "import baselines._near",
+        "_near": "from . import mine\nfrom ._nearer import thing",
+        "_nearer": "import os.path",
+        "_far": "from torch import _unused",
+        "_unused": "",
+    }.items():
+        write_json(tmp_path / f"baselines/{name}.py", None)
+        (tmp_path / f"baselines/{name}.py").write_text(text)
+    assert own_files("mine") == {"contract", "mine", "other", "_near", "_nearer", "_far"}
+    assert own_files("_nearer") == {"contract", "_nearer"}
 
 
 def test_a_change_of_what_predicts_trains_nothing_again() -> None:

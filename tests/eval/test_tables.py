@@ -8,8 +8,10 @@ import math
 
 import pytest
 
+from baselines.contract import ABILITIES
 from eval import EvaluationError, present, tables
 from eval.collect import collect
+from eval.limits import CANNOT, limits, limits_table
 from eval.text import to_markdown
 from eval.versus import versus
 from tests.report import fixture_tree
@@ -20,7 +22,7 @@ from workflow.engine.memory import PARTS, PHASES
 
 def all_tables(plan, tree):
     rows = rows_of(plan, tree)
-    return [make(rows, plan) for make in (tables.comparison, tables.memory, tables.speed)]
+    return [make(rows, plan) for make in (tables.methods, tables.comparison, tables.memory, tables.speed)]
 
 
 # --- rows and statuses
@@ -63,7 +65,8 @@ def test_a_failed_evaluation_keeps_memory_and_speed_of_its_training(plan, tree):
     (tree / run["path"] / "scores.json").unlink()
     failure = record | {"status": "failed", "phase": "evaluate", "error": "no space left"}
     fixture_tree.write(tree / run["path"] / "failure.json", failure)
-    compared, memory, speed = all_tables(plan, tree)
+    methods, compared, memory, speed = all_tables(plan, tree)
+    assert row_of(methods, "lora")["peak_memory_bytes"] is not None
     assert row_of(compared, "full")["status"] == "failed 1 of 2, ok 1 of 2"
     assert row_of(compared, "full")["reason"] == "seed 0: evaluate: no space left"
     assert row_of(memory, "full")["peak_allocated_bytes"] == 68_001_000
@@ -152,7 +155,7 @@ def test_records_without_temporaries_keep_their_place_and_are_named(plan, tree):
     parts = [row[f"{part}_bytes"] for part in tables.COMPONENTS]
     assert row["temporaries_bytes"] is None and sum(filter(None, parts)) == row["train_peak_bytes"]
     assert row["forward_peak_bytes"] is None and other["forward_peak_bytes"] < other["backward_peak_bytes"]
-    assert (row["record_version"], other["record_version"]) == ("1.0.0", "1.1.0")
+    assert (row["record_version"], other["record_version"]) == ("1.0.0", "1.1.1")
     old_note = "Records of version 1.0 know no temporaries"
     assert old_note in to_markdown(present.memory_table(rows, plan))
     assert old_note not in to_markdown(new)
@@ -221,6 +224,78 @@ def test_subsets_and_limits_stand_in_the_header(plan, tree):
     assert "GSM8K (5-shot)" in header
 
 
+# --- one table of all methods
+
+
+def test_the_table_of_methods_says_what_the_other_tables_say(plan, tree):
+    for method, compared, memory, speed in zip(*all_tables(plan, tree), strict=True):
+        for name in ("method", "variant", "validation_loss", "mmlu_percent", "mt_bench_points", "peak_memory_bytes"):
+            assert method[name] == compared[name]
+        assert [method[f"peak_{name}_bytes"] for name in ROLES] == [memory[f"{name}_bytes"] for name in ROLES]
+        assert method["trainable_parameters"] == memory["trainable_parameters_total"]
+        assert method["tokens_per_s"] == speed["tokens_per_s"]
+
+
+def test_the_trainable_share_is_of_the_base_model_and_the_state_is_the_records(plan, tree):
+    full = row_of(tables.methods(rows_of(plan, tree), plan), "full")
+    assert full["trainable_percent"] == pytest.approx(100 * 700_000 / 1_800_000)
+    assert full["optimizer_state_bytes"] == 28_500_000
+    assert full["peak_optimizer_state_bytes"] == 28_000_000
+
+
+def test_a_model_that_is_only_loaded_has_no_components_of_a_peak_of_training(plan, tree):
+    for seed in (0, 1):
+        run = fixture_tree.run_of(plan, "vanilla", seed)
+        record = fixture_tree.record(run)
+        record["memory"]["components"] = dict.fromkeys(ROLES, 0) | {"weights": 14_000_000}
+        fixture_tree.write(tree / run["path"] / "run.json", record)
+    vanilla = row_of(tables.methods(rows_of(plan, tree), plan), "vanilla")
+    names = ("peak_memory_bytes", *(f"peak_{name}_bytes" for name in ROLES), "trainable_percent")
+    assert {vanilla[name] for name in names} == {None}
+
+
+def test_the_table_of_methods_has_the_benchmarks_that_were_run_and_a_status_where_a_row_stopped(plan, tree):
+    plan["evaluation"], plan["mt_bench"] = {"benchmarks": [{"name": "gsm8k"}]}, None
+    for run in plan["runs"]:
+        scores = fixture_tree.scores(run)
+        scores["benchmarks"] = {"gsm8k": scores["benchmarks"]["gsm8k"]}
+        fixture_tree.write(tree / run["path"] / "scores.json", scores)
+        (tree / run["path"] / "mt_bench.json").unlink()
+    table = present.methods_table(tables.methods(rows_of(plan, tree), plan), plan)
+    assert [title for title in table.header if "-shot" in title or "MT-Bench" in title] == ["GSM8K (5-shot)"]
+    assert "Status" not in table.header and not any(table.failed)
+    fixture_tree.write_stopped(tree, fixture_tree.run_of(plan, "lora", 0), "oom", "train", "too large")
+    table = present.methods_table(tables.methods(rows_of(plan, tree), plan), plan)
+    assert [row[-1] for row in table.body] == ["–", "–", "oom 1 of 2, ok 1 of 2", "–", "–", "–"]
+    assert table.header[-1] == "Status" and table.failed == (False, False, True, False, False, False)
+
+
+def test_records_before_1_1_1_have_no_state_and_no_share_of_it_is_invented(plan, tree):
+    for run in plan["runs"]:
+        if run["method"] != "vanilla":
+            fixture_tree.write_old(tree, run)
+    table = tables.methods(rows_of(plan, tree), plan)
+    assert {row["optimizer_state_bytes"] for row in table} == {None}
+    shown = present.methods_table(table, plan)
+    assert "State at the end (MB)" not in shown.header and present.OLD_COMPONENTS_NOTE in shown.notes
+    assert {row["ability"] for row in limits(rows_of(plan, tree))} == {"full limit"}
+
+
+# --- declared limits
+
+
+def test_declared_limits_stand_once_a_method_in_the_experiments_order(plan, tree):
+    fixture_tree.write_stopped(tree, fixture_tree.run_of(plan, "galore", 0), "oom", "train", "too large")
+    found = [(row["method"], row["ability"]) for row in limits(rows_of(plan, tree))]
+    assert found == [("vanilla", "full limit"), ("galore", "clipping"), ("galore", "accumulation")]
+    text = to_markdown(limits_table(limits(rows_of(plan, tree)), plan))
+    assert "| galore | clip gradients by their common norm | one gradient at a time |" in text
+
+
+def test_every_ability_of_the_contract_has_its_words():
+    assert list(CANNOT) == list(ABILITIES)
+
+
 # --- files
 
 
@@ -241,8 +316,9 @@ def test_csv_reads_back_with_units_in_names_and_conditions_in_every_row(plan, tr
 
 def test_markdown_states_conditions_and_why_rows_stopped(plan, tree):
     fixture_tree.write_killed(tree, fixture_tree.run_of(plan, "lora", 0))
-    compared, memory, speed = all_tables(plan, tree)
+    methods, compared, memory, speed = all_tables(plan, tree)
     shown = (
+        present.methods_table(methods, plan),
         present.comparison_table(compared, plan),
         present.memory_table(memory, plan),
         present.speed_table(speed, plan),
@@ -260,9 +336,10 @@ def test_markdown_states_conditions_and_why_rows_stopped(plan, tree):
         ):
             assert needed in text, (table.name, needed)
         assert "lora r128: missing 1 of 2, ok 1 of 2; seed 0: neither run.json" in text
-    assert "one standard error: sqrt(mean item variance + seed variance / seeds)" in to_markdown(shown[0])
-    assert "live tensor storage on the CPU" in to_markdown(shown[1])
-    assert "peak unknown" in to_markdown(shown[2])
+    for table in shown[:2]:
+        assert "one standard error: sqrt(mean item variance + seed variance / seeds)" in to_markdown(table)
+    assert "live tensor storage on the CPU" in to_markdown(shown[2])
+    assert "peak unknown" in to_markdown(shown[3])
 
 
 def test_markdown_cells_cannot_break_the_table(plan, tree):
@@ -275,7 +352,7 @@ def test_markdown_cells_cannot_break_the_table(plan, tree):
 
 def test_numbers_of_a_real_world_data_root_are_not_called_the_embedded_world(plan, tree):
     plan["data_root"] = "some/folder"
-    assert "embedded world" not in to_markdown(present.speed_table(all_tables(plan, tree)[2], plan))
+    assert "embedded world" not in to_markdown(present.speed_table(tables.speed(rows_of(plan, tree), plan), plan))
 
 
 def test_large_models_are_shown_in_gb_and_small_ones_in_mb(plan, tree):

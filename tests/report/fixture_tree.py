@@ -29,6 +29,10 @@ MEMORY_MB = {
     "lisa": (14, 5, 10, 7, 2),
 }
 STEP_S = {"full": 0.21, "lora": 0.17, "galore": 0.25, "lisa": 0.15}
+LIMITS = {
+    "vanilla": {"full limit": "it trains nothing"},
+    "galore": {"clipping": "one gradient at a time", "accumulation": "one gradient at a time"},
+}
 STEPS = 60
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 
@@ -117,6 +121,7 @@ def write_stopped(folder: Path, run: dict[str, Any], status: str, phase: str, er
 def write_old(folder: Path, run: dict[str, Any]) -> None:
     """A run whose record is of version 1.0, which knew no temporaries and no parts of training."""
     old = record(run) | {"schema_version": "1.0.0"}
+    del old["optimizer_state_bytes"], old["method"]["limits"]
     memory = old["memory"]
     memory["phases"] = {name: memory["phases"][name] for name in ("load", "train", "evaluate")}
     memory["components"]["activations"] += memory["components"].pop("temporaries")
@@ -133,12 +138,13 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
     """A run.json of the schema of workflow/schemas/run_record.schema.json."""
     trains = run["method"] != "vanilla"
     counts = {"train_tokens": 150_000, "train_items": 640, "validation_items": 64, "cut_items": 0}
+    settled = {key: run[key] for key in ("variant", "hyperparameters", "learning_rate")}
     return {
-        "schema_version": "1.1.0",
+        "schema_version": "1.1.1",
         "experiment": "fixture",
         "model": {"name": run["model"], "revision": None, "sha256": "0" * 64, "parameters": 1_800_000},
         "data": {"name": run["data"], "revision": None, "sha256": "1" * 64, **counts},
-        "method": {"name": run["method"], **{key: run[key] for key in ("variant", "hyperparameters", "learning_rate")}},
+        "method": {"name": run["method"], **settled, "limits": LIMITS.get(run["method"], {})},
         "seed": run["seed"],
         "status": "ok",
         "phase": None,
@@ -150,6 +156,7 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
         "flops_per_step": 22_000_000_000 if trains else None,
         "mfu": None,
         "trainable_parameters": {"always": 300_000, "sampled": 400_000, "total": 700_000} if trains else None,
+        "optimizer_state_bytes": 1_000_000 * MEMORY_MB[run["method"]][2] + 500_000 if trains else None,
         "validation_loss": round(2.0 - SKILL[run["method"]] + 0.01 * run["seed"], 4) if trains else None,
         "steps": STEPS if trains else None,
         "resumed_at_step": None,

@@ -66,3 +66,17 @@ def test_tables_scroll_within_a_narrow_page(browser, address):
     page = browser.open(address, width=420)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("(t => t.scrollWidth > t.clientWidth)(document.querySelector('.scroll'))")
+
+
+def test_all_methods_fit_on_a_page_where_one_benchmark_was_run(browser, tmp_path):
+    plan = fixture_tree.experiment()
+    plan["mt_bench"] = None
+    fixture_tree.write_tree(tmp_path, plan)
+    for run in plan["runs"]:
+        scores = fixture_tree.scores(run)
+        scores["benchmarks"] = {"gsm8k": scores["benchmarks"]["gsm8k"]}
+        fixture_tree.write(tmp_path / run["path"] / "scores.json", scores)
+        (tmp_path / run["path"] / "mt_bench.json").unlink()
+    report(plan, tmp_path)
+    page = browser.open((tmp_path / "report.html").as_uri(), width=1300)
+    assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#methods .scroll'))")

@@ -77,6 +77,23 @@ def test_world_and_rule_based_judge_are_said_before_any_number(tmp_path, plan):
     assert "embedded world" not in header and "rule-based" not in header
 
 
+def test_all_methods_stand_in_one_table_before_everything_else(tmp_path, plan):
+    page = page_of(fixture_tree.write_tree(tmp_path, plan), tmp_path)
+    sections = re.findall(r'<section id="([^"]+)">', page)
+    assert sections[:5] == ["methods", "figures", "comparison", "memory", "speed"]
+    assert sections[5] == "limits"
+
+
+def test_declared_limits_have_a_section_and_none_where_nothing_is_declared(tmp_path, plan):
+    page = page_of(fixture_tree.write_tree(tmp_path, plan), tmp_path)
+    section = Reader(page).text.split("What methods declare they cannot do")[-1]
+    assert "clip gradients by their common norm" in section and "it trains nothing" in section
+    plan["runs"] = [run for run in plan["runs"] if run["method"] in ("full", "lora", "lisa")]
+    (tmp_path / "tables/limits.md").unlink()
+    assert "cannot do" not in page_of(plan, tmp_path)
+    assert not (tmp_path / "tables/limits.md").exists()
+
+
 def test_every_stopped_run_is_listed_with_its_reason(tmp_path, plan):
     fixture_tree.write_tree(tmp_path, plan)
     stops = {"oom": "CUDA out of memory", "diverged": "loss is nan at step 12", "failed": "disk full"}

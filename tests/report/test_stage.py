@@ -14,7 +14,8 @@ from workflow.experiment import load, resolve
 from workflow.report.page import document
 
 ROOT = Path(__file__).parents[2]
-FILES = [f"{table}.{kind}" for table in ("comparison", "memory", "speed") for kind in ("csv", "md")]
+TABLES = ("methods", "comparison", "memory", "speed", "limits")
+FILES = [f"{table}.{kind}" for table in TABLES for kind in ("csv", "md")]
 
 
 def stage(folder, *arguments):

@@ -93,14 +93,14 @@ def t5(folder: Path) -> str:
 
 
 MISTAKES = {
-    "command": (["fti"], "Unknown command 'fti'. Did you mean 'fit'. Known: fit."),
+    "command": (["fti"], "Unknown command 'fti'. Did you mean 'fit'. Known: fit, methods, new-method."),
     "no card": (["fit", "llama-2-7b", "--method", "lisa"], "required: --gpu"),
     "card": (with_option("--gpu", "RTX 4091"), "Unknown card 'RTX 4091'. Did you mean 'RTX 4090'. Known: RTX 3060"),
     "two cards": (with_option("--gpu", "A100"), "A100 40GB, A100 80GB"),
     "unit": (with_option("--gpu", "24"), "needs a unit: 24GiB or 24GB"),
     "model": (["fit", "lama-2-7b", *FIT[2:]], "Unknown model 'lama-2-7b'. Did you mean 'llama-2-7b'. Known: gpt2"),
     "no folder": (["fit", "./nowhere", *FIT[2:]], "Unknown model './nowhere'"),
-    "method": (with_option("--method", "lsia"), "Unknown method 'lsia'. Known: badam, full, galore, lisa, lora"),
+    "method": (with_option("--method", "lsia"), "Unknown method 'lsia'. Known: .*full, .*lisa, "),
     "one of two methods": (with_option("--method", "lisa,lsia"), "Unknown method 'lsia'"),
     "no training": (with_option("--method", "vanilla"), "'vanilla' does not train"),
     "batch": (with_option("--batch", "0"), "--batch: '0' is not a whole number from 1 on"),

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+import baselines
+from baselines.contract import AdamWSettings
 from tests.conftest import ROOT
 from tests.workflow.experiments import small, write
 from workflow.experiment import load
@@ -24,6 +26,7 @@ CODE = ("Snakefile", "workflow", "baselines", "lisa", "eval")
 PARTS = (*CODE, "config", "profiles", "results/published", "environment.yml")
 OTHERS = {  # every file of config/ besides the default
     "real_data.yaml",
+    "all_methods.yaml",
     "lisa_variants.yaml",
     "weight_norms.yaml",
     "memory_cpu.yaml",
@@ -102,6 +105,23 @@ def test_the_experiments_tested_here_are_all_there_are() -> None:
     assert files == OTHERS | {"smoke.yaml"}
 
 
+LEFT_OUT = {"bitfit"}  # it refuses a model without biases
+
+
+def test_every_method_is_in_the_experiment_of_all_methods_or_refuses_its_model() -> None:
+    experiment = load(ROOT / "config/all_methods.yaml")
+    missing = set(baselines.names()) - {run["method"] for run in experiment["runs"]}
+    assert missing == LEFT_OUT, "name a new method in config/all_methods.yaml"
+    (model,) = experiment["models"]
+    llama = {"model_type": "llama", **model["pretrain"]["architecture"]}
+    chosen = {run["method"]: run["hyperparameters"] for run in experiment["runs"]}
+    for name, settings in chosen.items():
+        baselines.build(name, settings, AdamWSettings(), seed=0).check(llama)
+    for name in missing:
+        with pytest.raises(ValueError, match="bias"):
+            baselines.build(name, {}, AdamWSettings(), seed=0).check(llama)
+
+
 def test_weight_norms_are_compared_where_full_finetuning_and_lora_record_them(checkout: Path) -> None:
     experiment = ("--configfile", "config/weight_norms.yaml", "--config")
     assert "weight_norms" not in jobs(snakemake(checkout, "-n", *experiment, "methods=[full,lisa]"))
@@ -136,7 +156,7 @@ def test_an_invalid_experiment_ends_in_its_one_message(checkout: Path) -> None:
     done = snakemake(checkout, "--cores", "1", "--config", "methods=[vanilla,galor]")
     assert done.returncode != 0
     output = done.stdout + done.stderr
-    assert "methods[1]: Unknown method 'galor'. Known: badam, full, galore, lisa, lora, vanilla." in output
+    assert f"methods[1]: Unknown method 'galor'. Known: {', '.join(baselines.names())}." in output
     assert "Did you mean 'galore'?" in output
     assert "Traceback" not in output
     assert output.count("galor'") == 1

@@ -5,6 +5,7 @@ Results with the same major.minor schema version compare.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = "1.1.0"
+SCHEMA_VERSION = "1.1.1"
 TRACKED = ("baselines", "config", "eval", "lisa", "workflow")  # a method file that git does not know counts as a change
 ROOT = Path(__file__).parents[2]
 # of the engine, what predicts and measures steps: a change of it trains nothing again
@@ -33,7 +34,19 @@ NO_TRAINING = (
     "simulator.py",
     "visits.py",
 )
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "galore-torch", "lm-eval", "datasets", "openai", "snakemake")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "galore-torch",
+    "apollo-torch",
+    "lm-eval",
+    "datasets",
+    "openai",
+    "snakemake",
+)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -50,10 +63,31 @@ def sources(*patterns: str) -> list[Path]:
 
 
 def method_files(method: str) -> list[Path]:
-    """Sources that decide what a run of this method does: lisa, the engine, the contract and the method's own file."""
-    own = (f"baselines/{method}.py", f"baselines/_{method}*.py", "baselines/contract.py", "workflow/stages/train.py")
+    """Sources that decide what a run of this method does: lisa, the engine, what it imports of baselines."""
     engine = [file for file in sources("workflow/engine/*.py") if file.name not in NO_TRAINING]
-    return sorted([*sources("lisa/*.py", *own), *engine])
+    return sorted([*sources("lisa/*.py", "workflow/stages/train.py"), *_own_files(method), *engine])
+
+
+def _own_files(method: str) -> set[Path]:
+    """The contract, the method's file, and all modules of baselines that these import, directly or through others."""
+    found, new = set(), {ROOT / "baselines/contract.py", ROOT / f"baselines/{method}.py"}
+    while new:
+        found |= new
+        new = {imported for file in new for imported in _imported_baselines(file)} - found
+    return found
+
+
+def _imported_baselines(file: Path) -> set[Path]:
+    """Modules of baselines that a source file imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(part for part in ("baselines" if node.level else None, node.module) if part)
+            names |= {package, *(f"{package}.{alias.name}" for alias in node.names)}
+    modules = {ROOT / f"{name.replace('.', '/')}.py" for name in names if name.startswith("baselines.")}
+    return {module for module in modules if module.is_file()}
 
 
 def memory_files(method: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Compile an experiment: tables/{comparison,memory,speed}.{csv,md} and report.html from what its runs left behind.
+"""Compile an experiment: tables/{methods,comparison,memory,speed,...}.{csv,md} and report.html from what its runs left.
 
 Runs out of memory or diverged are results and have their rows. A run that failed or left nothing has its row too, but
 the stage then ends with a non-zero code that names it, unless --partial says that this is known.
@@ -45,11 +45,13 @@ def report(experiment: dict[str, Any], results: Path) -> list[str]:
 def write_tables(experiment: dict[str, Any], rows: list[Any], folder: Path) -> list[Any]:
     """Write each table as CSV and Markdown; returns them as texts, for the page."""
     from eval import present, tables, versus
+    from eval.limits import limits, limits_table
     from eval.text import to_markdown
 
-    compared = tables.comparison(rows, experiment)
+    methods, compared = tables.methods(rows, experiment), tables.comparison(rows, experiment)
     memory, speed = tables.memory(rows, experiment), tables.speed(rows, experiment)
     made = [
+        (methods, present.methods_table(methods, experiment)),
         (compared, present.comparison_table(compared, experiment)),
         (memory, present.memory_table(memory, experiment)),
         (speed, present.speed_table(speed, experiment)),
@@ -57,6 +59,9 @@ def write_tables(experiment: dict[str, Any], rows: list[Any], folder: Path) -> l
     beside = versus.versus(rows, experiment)
     if beside:
         made.append((beside, present.versus_table(beside, experiment, compared)))
+    declared = limits(rows)
+    if declared:
+        made.append((declared, limits_table(declared, experiment)))
     for lines, table in made:
         tables.write_csv(lines, folder / f"{table.name}.csv")
         (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
