@@ -9,7 +9,7 @@ fine-tuned LLaMA-2-7B at 1e-5 and Llama-3-8B at 1e-6.
 The authors' package (badam 1.4 on PyPI) does not serve a benchmark as it is: a run cannot resume (its state dict has
 neither fp32 copies nor learning rate nor place in the cycle), its order comes from the global generator, it switches
 inside `step()`, knows blocks by Llama's names and drops the weight decay that its user set per group. So the step is
-`_badam_optimizer.py`, bit for bit the package's in fp32 and bf16 (tests/baselines/test_badam.py). On purpose it differs
+`_master_adamw.py`, bit for bit the package's in fp32 and bf16 (tests/baselines/test_badam.py). On purpose it differs
 in this: norms and biases have no weight decay, as for every method here; the first block trains K steps, not K - 1;
 fp32 weights are not copied; `torch.cuda.empty_cache()` is not called after every step, nor `gc.collect()` at a switch.
 """
@@ -19,12 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
-from baselines._badam_optimizer import BlockAdamW
+from baselines._master_adamw import MasterAdamW, master_state_bytes
 from lisa import activate
 from lisa.layers import parts
 from lisa.sampling import uniforms
@@ -72,14 +71,13 @@ class Method(contract.Method):
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
         """Over all blocks, before any of them is frozen."""
         groups = contract.parameter_groups(model.named_parameters(), self.adamw.weight_decay)
-        self._optimizer = BlockAdamW(groups, lr=lr, **self.adamw.arguments())
+        self._optimizer = MasterAdamW(groups, lr=lr, together=True, **self.adamw.arguments())
         return self._optimizer
 
     def before_step(self, step: int) -> None:
         period = step // self.hyperparameters.switch_every
         if period != self._period:
             self._train_only(period, state="reset")
-            self._optimizer.copy_weights(self.blocks[self._block_of(period)])
 
     def drawn_parameters(self) -> list[list[nn.Parameter]]:
         return self.blocks
@@ -90,8 +88,7 @@ class Method(contract.Method):
         return {"always": 0, "sampled": mean, "total": mean}
 
     def state_bytes(self, model: nn.Module) -> int:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        return sum(p.numel() * (8 if p.dtype == torch.float32 else 12) for p in trained)
+        return master_state_bytes(model)
 
     def state_dict(self) -> dict[str, Any]:
         return {"period": self._period, "block": None if self._period is None else self._block_of(self._period)}

@@ -25,7 +25,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-
 FAMILIES = ("none", "full", "adapters", "selective", "projection", "in-backward", "block-wise")
 
 ABILITIES = {
@@ -94,6 +93,7 @@ class Method:
         small: hyper-parameters over the defaults that suit a model of width 32 and runs of a few steps: small ranks,
             periods of 3 steps. Tests take them.
         small_learning_rate: one that suits such a model.
+        small_steps: after which the loss of such a model has fallen by a quarter; more for methods that train little.
         prepares_on_host: True for methods whose `prepare` makes the weights smaller (4-bit): the model is loaded into
             host memory, and what `prepare` returns goes to the device.
         period_hyperparameter: the hyper-parameter that says every how many steps something happens that costs memory
@@ -115,6 +115,7 @@ class Method:
     declared: ClassVar[Mapping[str, str]] = {}
     small: ClassVar[Mapping[str, Any]] = {}
     small_learning_rate: ClassVar[float] = 1e-2
+    small_steps: ClassVar[int] = 30
     prepares_on_host: ClassVar[bool] = False
     period_hyperparameter: ClassVar[str | None] = None
 

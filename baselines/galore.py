@@ -8,15 +8,15 @@ loop over the parameters: `adamw.implementation` does not reach it.
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
-from baselines._galore_projectors import PROJECTIONS, own_projectors
-from lisa import decoder_layers
+from baselines._projectors import PROJECTIONS, check_low_rank, galore_adamw, galore_state_bytes
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class GaLoreHyperparameters:
     layers: str | None = None  # dotted name of the list of decoder layers, where it cannot be found
 
     def __post_init__(self) -> None:
-        for name in ("rank", "update_proj_gap"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of GaLore is {getattr(self, name)}; legal: at least 1.")
+        check_low_rank("GaLore", self.rank, self.update_proj_gap)
         if self.proj_type not in PROJECTIONS:
             raise ValueError(f"proj_type of GaLore is {self.proj_type!r}; legal: {', '.join(PROJECTIONS)}.")
 
@@ -42,29 +40,23 @@ class Method(contract.Method):
     paper = "Zhao et al. 2024, arXiv 2403.03507"
     learning_rates = (5e-6, 1e-5, 3e-5, 5e-5, 3e-4, 6e-4)
     default_learning_rate = 1e-5
+    family = "projection"
+    implementation = "galore-torch 1.0, the authors'"
+    state_formula = "s (sum of 2rn + rm, and 2R)"
+    small = {"rank": 4, "update_proj_gap": 3, "scale": 1.0}
     period_hyperparameter = "update_proj_gap"
     hyperparameters: GaLoreHyperparameters
+
+    @classmethod
+    def full_limit(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Adam in a rotated basis, the gradient's own."""
+        return {"rank": config.get("hidden_size", config.get("n_embd")), "update_proj_gap": 200, "scale": 1.0}
 
     def prepare(self, model: nn.Module) -> nn.Module:
         return model.requires_grad_(True)
 
     def optimizer(self, model: nn.Module, lr: float) -> Optimizer:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # galore_torch imports it, and it warns on CPUs
-        from galore_torch import GaLoreAdamW
+        return galore_adamw(model, lr, self.hyperparameters, self.adamw)
 
-        hp, settings = self.hyperparameters, self.adamw
-        projected = {id(p) for layer in decoder_layers(model, hp.layers) for p in layer.parameters() if p.ndim == 2}
-        plain = [(name, p) for name, p in model.named_parameters() if id(p) not in projected]
-        matrices = {
-            "params": [p for p in model.parameters() if id(p) in projected],
-            "weight_decay": settings.weight_decay,
-            "rank": hp.rank,
-            "update_proj_gap": hp.update_proj_gap,
-            "scale": hp.scale,
-            "proj_type": hp.proj_type,
-        }
-        groups = [*contract.parameter_groups(plain, settings.weight_decay), matrices]
-        betas = (settings.beta1, settings.beta2)
-        return own_projectors(
-            GaLoreAdamW(groups, lr=lr, betas=betas, eps=settings.epsilon, no_deprecation_warning=True)
-        )
+    def state_bytes(self, model: nn.Module) -> int:
+        return galore_state_bytes(model, self.hyperparameters)

@@ -60,6 +60,7 @@ class LISA:
         units: names of what is drawn: "layer 0", "layer 1", ..., then "embeddings", "head", "norm" where drawn.
         unit_parameters: of each unit, the parameters that train while it is active.
         active: indices into `units` of those that train now.
+        weights: one a unit, which the independent and the weighted sampler draw by; new ones count from the next draw.
 
     Raises:
         ValueError: an argument out of its range; layers not found, frozen, or unknown to the optimizer; embeddings and

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 import baselines
 from baselines.contract import AdamWSettings, Method
+from workflow.engine.live_storage import tensors_in
 from workflow.engine.step_in_backward import StepInBackward
 
 VOCABULARY = 32
 LAYERS = 4
 WEIGHT_SCALE = 0.2  # of the first weights: a frozen random head must let logits grow, or no adapter can learn below it
+
 
 def tiny_llama(seed: int = 0, tied: bool = False, layers: int = LAYERS) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -57,6 +59,19 @@ def tiny_qwen(seed: int = 0) -> nn.Module:
     )
 
 
+def suited(name: str, config: Any) -> Any:
+    """This Llama configuration; for a method that refuses it (BitFit: no biases), Qwen2's of the same sizes."""
+    from transformers import Qwen2Config
+
+    method = baselines.build(name, baselines.method_class(name).small, AdamWSettings(), 0)
+    try:
+        method.check(config.to_dict())
+    except ValueError:
+        sizes = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
+        return Qwen2Config(**sizes)
+    return config
+
+
 def batch(step: int) -> Tensor:
     """(4, 12) tokens in which each follows from the one before it, so that a model can learn them."""
     tokens = [torch.randint(0, VOCABULARY, (4,), generator=torch.Generator().manual_seed(step))]
@@ -77,7 +92,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 def held_bytes(optimizer: torch.optim.Optimizer) -> int:
     """The same as `Method.state_bytes` counts them: shared tensors once, single numbers not at all."""
-    held = [t for s in optimizer.state_dict()["state"].values() for t in s.values() if isinstance(t, Tensor)]
+    held = tensors_in(optimizer.state_dict()["state"])
     return sum({t.data_ptr(): t.nbytes for t in held if t.numel() > 1}.values())
 
 
@@ -95,7 +110,9 @@ class Run:
         """Steps `start` to `end`; each over `accumulation` batches that together are the step's one."""
         for step in range(start, end):
             if step == 0:
-                self.method.calibrate(self.model, [{"input_ids": batch(0), "attention_mask": torch.ones_like(batch(0))}])
+                self.method.calibrate(
+                    self.model, [{"input_ids": batch(0), "attention_mask": torch.ones_like(batch(0))}]
+                )
             self.method.before_step(step)
             self.losses.append(sum(self._backward(tokens, accumulation) for tokens in batch(step).chunk(accumulation)))
             if not self.method.steps_in_backward:

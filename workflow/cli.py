@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -59,6 +60,10 @@ def main(words: Sequence[str] | None = None) -> int:
     command.add_arguments(parser)
     try:
         command.run(parser.parse_args(rest))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        return 141
     except InputError as error:
         return fail(str(error))
     except NotImplementedError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from typing import Any
 
@@ -79,6 +80,7 @@ def identical(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("name", baselines.names())
 def test_a_method_says_what_it_is(name):
     method = baselines.method_class(name)
+    assert [line for line in inspect.getsource(inspect.getmodule(method)).splitlines() if "TODO" in line] == []
     assert method.summary and "\n" not in method.summary
     assert method.paper
     assert dataclasses.is_dataclass(method.Hyperparameters)
@@ -116,9 +118,10 @@ def test_a_method_that_declares_models_refuses_one(name):
 
 @pytest.mark.parametrize(("name", "kind"), TRAINING_PAIRS)
 def test_the_loss_falls(name, kind):
-    """By a third in 30 steps, at a rate that suits the method on a model this small."""
-    losses = begin(name, kind, lr=baselines.method_class(name).small_learning_rate).train(0, 30).losses
-    assert sum(losses[-3:]) < 0.67 * sum(losses[:3])
+    """By a quarter, which guessing alike among all tokens is far from; at a rate that suits the method."""
+    method = baselines.method_class(name)
+    losses = begin(name, kind, lr=method.small_learning_rate).train(0, method.small_steps).losses
+    assert sum(losses[-3:]) < 0.75 * sum(losses[:3])
 
 
 @pytest.mark.parametrize(("name", "kind"), TRAINING_PAIRS)

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from baselines._peft import adapted_modules, merged_parameters
 from baselines.contract import AdamWSettings
-from baselines.lora import adapted_modules, merged_weight
 from tests.models import LAYERS, batch, loss_of, start, tiny_gpt2, tiny_llama
 
 
@@ -88,7 +88,7 @@ def test_weights_merge_to_the_bit_as_in_peft(dtype, fp32):
     targets = BLOCK if fp32 else [*BLOCK, "embed_tokens"]  # peft rounds an embedding's fp32 adapter before it adds it
     run = start("lora", tiny_llama().to(dtype), lr=1e-2, fp32_adapters=fp32, target_modules=targets)
     adapted = adapted_modules(run.train(0, 4).model)
-    ours = {name: merged_weight(module) for name, module in adapted.items()}
+    ours = {name: merged_parameters(module)["weight"] for name, module in adapted.items()}
     run.model.merge_adapter()
     assert len(ours) == 7 * LAYERS + len(targets) - 7
     for name, module in adapted.items():

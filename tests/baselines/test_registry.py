@@ -31,7 +31,7 @@ def test_the_five_methods_are_found_in_order():
 
 
 def test_looking_at_all_methods_costs_torch_at_most():
-    heavy = ["transformers", "peft", "galore_torch", "bitsandbytes", "accelerate", "datasets"]
+    heavy = ["transformers", "peft", "galore_torch", "apollo_torch", "bitsandbytes", "accelerate", "datasets"]
     seen = f"print([m for m in ['torch', *{heavy}] if m in sys.modules])"
     assert run_python(f"import baselines; baselines.names(); {seen}") == "[]"
     classes = "[baselines.hyperparameters(n, {}) for n in baselines.names()]"
@@ -53,7 +53,7 @@ def test_an_unknown_method_is_an_error_with_the_known_ones():
     assert str(error.value) == f"Unknown method 'galor'. {advice} Did you mean 'galore'?"
 
 
-@pytest.mark.parametrize("name", ["contract", "__init__", "_galore_projectors", "../lisa", "nothing like it"])
+@pytest.mark.parametrize("name", ["contract", "__init__", "_projectors", "../lisa", "nothing like it"])
 def test_what_is_no_method_is_unknown(name):
     with pytest.raises(ValueError, match="Unknown method"):
         baselines.method_class(name)

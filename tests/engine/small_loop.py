@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import baselines
 from baselines.contract import AdamWSettings
+from tests.models import suited
 from workflow.engine.data import Example
 from workflow.engine.memory import MemoryMeter
 from workflow.engine.speed import StepClock
@@ -24,19 +25,19 @@ STEPS = 20
 BATCH = 2
 
 
-def tiny_llama() -> LlamaForCausalLM:
+def tiny_llama(method: str = "full") -> nn.Module:
+    """Or a Qwen2 of this size for a method that refuses a Llama."""
     torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            pad_token_id=0,
-        )
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
     )
+    return AutoModelForCausalLM.from_config(suited(method, config))
 
 
 def examples(count: int, seed: int = 0) -> list[Example]:
@@ -80,9 +81,11 @@ def make_loop(
     folder.mkdir(exist_ok=True)
     AcceleratorState._reset_state(reset_partial_state=True)  # precision is a setting of the process in accelerate
     torch.manual_seed(seed)
+    if baselines.method_class(method).steps_in_backward:
+        changes = {"max_grad_norm": None, **changes}
     shared = AdamWSettings(weight_decay=0.01, implementation=adamw)
     return Loop(
-        tiny_llama() if model is None else model,
+        tiny_llama(method) if model is None else model,
         baselines.build(method, {**baselines.method_class(method).small, **(hyperparameters or {})}, shared, seed),
         settings(**changes),
         train=items or examples(160),

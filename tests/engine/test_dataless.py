@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +20,17 @@ def test_a_tensor_larger_than_any_memory_takes_none() -> None:
         made = torch.zeros(ENORMOUS) + 1
     assert isinstance(made, FakeTensor)
     assert made.untyped_storage().nbytes() == 4 * ENORMOUS
+
+
+def test_constants_of_modules_that_are_imported_within_have_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first_seen_within.py").write_text("import torch\nTABLE = torch.tensor([1.0, 2.0])\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with dataless():
+        module = importlib.import_module("first_seen_within")
+        assert isinstance(torch.zeros(1), FakeTensor)
+    assert module.TABLE.tolist() == [1.0, 2.0]
 
 
 def test_operators_and_backward_run() -> None:

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 import baselines
+from tests.models import suited
 from workflow.engine.errors import InputError
 from workflow.engine.live_storage import ROLES
 from workflow.engine.memory import MemoryMeter
@@ -36,19 +37,28 @@ def small_config(**changes: object) -> LlamaConfig:
 
 
 def simulated(method: str, conditions: Conditions = SMALL, **hyperparameters: object) -> Simulation:
-    return simulate(small_config(), method, {**baselines.method_class(method).small, **hyperparameters}, conditions)
+    own = {**baselines.method_class(method).small, **hyperparameters}
+    return simulate(suited(method, small_config()), method, own, legal(method, conditions))
+
+
+def legal(method: str, conditions: Conditions) -> Conditions:
+    """Without clipping, where the method steps inside backward."""
+    return replace(conditions, max_grad_norm=None) if baselines.method_class(method).steps_in_backward else conditions
 
 
 def real_peak_bytes(method: str, conditions: Conditions, steps: int, **hyperparameters: object) -> int:
     """The ledger's peak over real training steps, all metered, through the same draws."""
     with accelerate_afresh():
-        return _real_peak_bytes(method, conditions, steps, {**baselines.method_class(method).small, **hyperparameters})
+        own = {**baselines.method_class(method).small, **hyperparameters}
+        return _real_peak_bytes(method, legal(method, conditions), steps, own)
 
 
 def _real_peak_bytes(method: str, conditions: Conditions, steps: int, hyperparameters: dict[str, object]) -> int:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        small_config(), dtype=DTYPES[conditions.precision], attn_implementation=conditions.attention
+        suited(method, small_config()),
+        dtype=DTYPES[conditions.precision],
+        attn_implementation=conditions.attention,
     )
     if conditions.gradient_checkpointing:
         checkpoint_layers(model)
@@ -56,6 +66,7 @@ def _real_peak_bytes(method: str, conditions: Conditions, steps: int, hyperparam
     built = build_method(method, shortened(method, hyperparameters), conditions, seed=0)
     step = TrainingStep(model, built, conditions, learning_rate=1e-5, steps=1, meter=meter)
     window = synthetic_window(model.config.vocab_size, conditions, "cpu", seed=0)
+    step.calibrate(window)
     with meter.phase("train", step.model, step.optimizer):
         for index in range(max(steps, 4)):
             with meter.step():

@@ -12,7 +12,7 @@ from torch import nn
 
 import baselines
 from tests.engine.small_loop import STEPS, assert_same_weights, kill_at_step, losses, make_loop
-from tests.models import tiny_gpt2
+from tests.models import loss_of, tiny_gpt2
 from tests.workflow.experiments import changed
 from workflow.engine.data import Example
 from workflow.engine.errors import InputError
@@ -35,6 +35,10 @@ def run_both(folder: Path, *arguments: Any, **changes: Any) -> list[Loop]:
     return loops
 
 
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 def assert_alike(folder: Path, ordinary: Any, stepping: Any) -> None:
     assert losses(folder / "stepping") == losses(folder / "ordinary")
     assert_same_weights(stepping.result, ordinary.result)
@@ -46,9 +50,11 @@ def assert_alike(folder: Path, ordinary: Any, stepping: Any) -> None:
 def test_every_method_ends_in_the_same_weights_bit_for_bit(method: str, adamw: str, tmp_path: Path) -> None:
     ordinary, stepping = run_both(tmp_path, method, adamw=adamw)
     assert_alike(tmp_path, ordinary, stepping)
-    rows = [json.loads(line) for line in (tmp_path / "stepping/log.jsonl").read_text().splitlines()]
+    rows = log(tmp_path / "stepping")
     assert len({row["learning_rate"] for row in rows}) > STEPS / 2  # the schedule reached the step
-    assert all(row["grad_norm"] is None for row in rows)
+    norms = [row["grad_norm"] for row in rows]
+    assert norms == pytest.approx([row["grad_norm"] for row in log(tmp_path / "ordinary")], rel=1e-6)
+    assert all(norm > 0 for norm in norms)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +145,32 @@ def test_gradients_never_all_exist(tmp_path: Path) -> None:
     assert peaks["ordinary"]["gradients"] == gradients
     assert peaks["stepping"]["gradients"] <= biggest < gradients / 4
     assert sum(peaks["stepping"].values()) < sum(peaks["ordinary"].values()) - gradients / 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_gradients_norm_is_that_of_all_gradients_of_the_last_backward(dtype: torch.dtype) -> None:
+    models = [tiny_gpt2().to(dtype) for _ in range(2)]  # with a tied matrix
+    stepper = StepInBackward(torch.optim.SGD(models[0].parameters(), lr=0.0))
+    assert stepper.gradient_norm() == 0.0
+    for step in range(3):
+        for model in models:
+            model.zero_grad()
+            loss_of(model, step).backward()
+        gradients = [p.grad.double().flatten() for p in models[1].parameters()]
+        assert stepper.gradient_norm() == pytest.approx(torch.cat(gradients).norm().item(), rel=1e-6)
+    with stepper.discarding():
+        loss_of(models[0], 3).backward()
+    assert stepper.gradient_norm() == 0.0
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_though_the_weights_have_changed(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, max_grad_norm=None, step_in_backward=True)
+    weight = loop.model.model.layers[1].mlp.up_proj.weight
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(Diverged, match=r"^loss \d.*gradient norm nan at step 0"):
+        loop.run()
+    assert weight.isnan().all()
+    assert not log(tmp_path)
 
 
 def test_a_loss_that_is_no_number_leaves_the_weights_alone(tmp_path: Path) -> None:
@@ -233,7 +265,7 @@ def test_an_experiment_is_refused_before_anything_runs(monkeypatch: pytest.Monke
     assert resolve(legal)["training"]["step_in_backward"]
 
     monkeypatch.setattr(baselines.method_class("lisa"), "steps_in_backward", True)
-    with pytest.raises(InputError, match=r"^methods\[1\] \(lisa\): .* max_grad_norm 1\.0; legal:"):
+    with pytest.raises(InputError, match=r"^methods\[1\] \(lisa\): max_grad_norm is 1\.0; legal: null"):
         resolve(changed("training.steps", 4))
 
 

@@ -24,7 +24,8 @@ from tests.engine.small_loop import (
 )
 from workflow.engine.data import collate
 from workflow.engine.errors import InputError
-from workflow.engine.training import LoopSettings, optimizer_steps
+from workflow.engine.live_storage import tensors_in
+from workflow.engine.training import LoopSettings, optimizer_steps, state_bytes
 from workflow.engine.training_step import Diverged
 from workflow.stages.train import LOOP_KEYS
 
@@ -52,7 +53,7 @@ def test_losses_equal_those_of_transformers_trainer(
     torch.manual_seed(0)
     model = tiny_llama()
     if method == "lora":
-        model = baselines.build("lora", {"rank": 4}, AdamWSettings(), 0).prepare(model)
+        model = baselines.build("lora", baselines.method_class("lora").small, AdamWSettings(), 0).prepare(model)
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "trainer"),
         max_steps=STEPS,
@@ -143,6 +144,22 @@ def test_every_setting_of_the_loop_is_one_of_the_experiment() -> None:
 )
 def test_the_dtype_of_optimizer_state_is_read_off_the_optimizer(tmp_path: Path, method, overrides, dtype) -> None:
     assert make_loop(tmp_path, method, hyperparameters=overrides, steps=2).run().optimizer_state_dtype == dtype
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "galore", "lisa"])
+def test_the_bytes_of_optimizer_state_are_the_methods_formula_and_the_step_counters(tmp_path: Path, method) -> None:
+    loop = make_loop(tmp_path, method, hyperparameters=baselines.method_class(method).small, steps=2)
+    measured = loop.run().optimizer_state_bytes
+    held = [tensor for tensor in tensors_in(loop.optimizer.state) if tensor.numel() == 1]
+    formula = loop.method.state_bytes(loop.training_step.unwrapped())
+    assert measured == formula + sum(tensor.nbytes for tensor in held)
+
+
+def test_storage_of_optimizer_state_counts_once_and_whole() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=1.0)
+    buffer = torch.zeros(10)
+    optimizer.state[optimizer.param_groups[0]["params"][0]] = {"first": buffer[:4], "all": [buffer, {"again": buffer}]}
+    assert state_bytes(optimizer) == buffer.nbytes
 
 
 def test_epochs_become_optimizer_steps() -> None:

@@ -225,3 +225,9 @@ def test_command_line_as_a_process_is_quiet(tiny):
     done = subprocess.run([sys.executable, "-m", "workflow.cli", *words], capture_output=True, text=True, check=True)
     assert "FITS" in done.stdout
     assert [line for line in done.stderr.splitlines() if not line.startswith("galore: batch 1 x 64 tokens: ")] == []
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"set -o pipefail; {sys.executable} -m workflow.cli methods --markdown | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("| method |") and done.stderr == "" and done.returncode in (0, 141)

@@ -13,14 +13,16 @@ nothing on the "cpu" counts it: on a GPU it would be gone from the device.
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lisa.offload import HostMemory
 
@@ -31,9 +33,12 @@ INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, 
 @contextlib.contextmanager
 def dataless() -> Iterator[None]:
     """Within, tensors are made and used without data; not to be entered within itself."""
+    with _disable_current_modes():  # which imports what it needs when it is first used
+        pass
     with (
         FakeTensorMode(),
         _Answers(),
+        patch.object(importlib.machinery.SourceFileLoader, "exec_module", _exec_module),
         patch.object(nn.Module, "_apply", _apply),
         patch.object(HostMemory, "park", _park),
         patch.object(HostMemory, "fetch", _fetch),
@@ -80,6 +85,12 @@ def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = Tr
             if buffer is not None:
                 part._buffers[name] = fn(buffer)
     return module
+
+
+def _exec_module(loader: importlib.machinery.SourceFileLoader, module: ModuleType) -> None:
+    """Modules first imported within are executed with data: tensors that they make as constants outlive the mode."""
+    with _disable_current_modes():
+        super(importlib.machinery.SourceFileLoader, loader).exec_module(module)
 
 
 def _park(host: HostMemory, parameters: Iterable[nn.Parameter]) -> None:

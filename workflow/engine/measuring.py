@@ -5,9 +5,9 @@
     record |= cell.parts()                    # after an error too, with what was known by then
     cell.timeline.write_csv(path)
 
-Weights are drawn on the device in the precision of the recipe, and the window of batches is random tokens of the full
-length that are all learned: nothing is downloaded, and no other window of these conditions takes more memory. The steps
-are `TrainingStep`'s, the training loop's own.
+Weights are drawn on the device (or where the method makes them small, the host) in the precision of the recipe, and the
+window of batches is random tokens of the full length that are all learned: nothing is downloaded, and no other window
+of these conditions takes more memory. The steps are `TrainingStep`'s, the training loop's own.
 
 Which steps are done, in this order of concern:
 
@@ -37,7 +37,7 @@ import torch
 from baselines.contract import Method
 from workflow.engine.errors import InputError
 from workflow.engine.memory import MemoryMeter
-from workflow.engine.models import count_parameters, is_out_of_memory, random_model
+from workflow.engine.models import count_parameters, is_out_of_memory, loading_device, random_model
 from workflow.engine.records import device_name
 from workflow.engine.speed import StepClock, count_tokens, mfu
 from workflow.engine.timeline import Timeline
@@ -156,7 +156,8 @@ class Measurement:
         torch.manual_seed(self.seed)
         with self.meter.phase("load"), self.meter.step():
             precision, attention = self.conditions.precision, self.conditions.attention
-            model = random_model(self.config, precision=precision, attention=attention, device=self.device)
+            device = loading_device(self.method, self.device)
+            model = random_model(self.config, precision=precision, attention=attention, device=device)
             self.meter.watch(model)
         self.parameters, self.phase = count_parameters(model), "train"
         if self.conditions.gradient_checkpointing:
@@ -168,6 +169,7 @@ class Measurement:
             learning_rate=self.learning_rate,
             steps=self.effort.max_steps,
             meter=self.meter,
+            device=self.device,
         )
         self.trainable = self.method.trainable_parameters(step.unwrapped())
         self.plan = Plan(self.method, self.effort, self.clock)

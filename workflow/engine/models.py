@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from baselines.contract import Method
 from workflow.engine.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-mixed": torch.float32}
@@ -21,15 +22,29 @@ def work_offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
-def load_model(folder: Path, *, precision: str, attention: str, device: torch.device, training: bool) -> nn.Module:
-    """A causal language model in the recipe's weight dtype, in eval mode; the key-value cache is off for training."""
+def load_model(
+    folder: Path, *, precision: str, attention: str, device: torch.device, training: bool, own_code: bool = False
+) -> nn.Module:
+    """A causal language model in the recipe's weight dtype, in eval mode; the key-value cache is off for training.
+
+    `own_code`: run the modelling file that the checkpoint brings, as those do that this suite itself exported with one.
+
+    Raises:
+        ValueError: the checkpoint brings a modelling file, and `own_code` is False.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision], attn_implementation=attention)
+    settings = {"dtype": DTYPES[precision], "attn_implementation": attention, "trust_remote_code": own_code}
+    model = AutoModelForCausalLM.from_pretrained(folder, **settings)
     model.config.use_cache = not training
     return model.to(device)
+
+
+def loading_device(method: Method, device: torch.device) -> torch.device:
+    """Where a model for `method` is loaded: on the device, or in host memory if `prepare` makes it smaller."""
+    return torch.device("cpu") if method.prepares_on_host else device
 
 
 def random_model(config: Any, *, precision: str, attention: str, device: torch.device | str) -> nn.Module:

@@ -102,9 +102,11 @@ def simulate(
     built.check(config.to_dict())
     with dataless(), accelerate_afresh():
         meter = MemoryMeter("cpu")
-        with meter.phase("load"), meter.step():
+        on_host = built.prepares_on_host  # then the device never sees the model as it is loaded
+        with meter.phase("load"), contextlib.nullcontext() if on_host else meter.step():
             model = _model(config, conditions)
-            meter.watch(model)
+            if not on_host:
+                meter.watch(model)
         parameters = count_parameters(model)
         if conditions.gradient_checkpointing:
             checkpoint_layers(model)
@@ -262,13 +264,16 @@ def _window(config: Any, conditions: Conditions) -> list[Batch]:
 @functools.cache
 def _maskless() -> str:
     """The name of transformers' sdpa attention without a mask, which it builds only for tensors without data, and
-    without dropout, for which fused kernels on CUDA keep no memory, while the CPU has none that drop.
+    without dropout, for which fused kernels on CUDA keep no memory, while the CPU has none that drop. Where there are
+    more keys than queries (a learned prefix) a mask is there in earnest.
     """
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     def attention(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **arguments: Any) -> Any:
-        return sdpa_attention_forward(module, query, key, value, None, **{**arguments, "dropout": 0.0})
+        shape = (len(query), 1, query.shape[2], key.shape[2])  # batch, heads, queries, keys
+        mask = None if shape[2] == shape[3] else torch.ones(shape, dtype=torch.bool, device=query.device)
+        return sdpa_attention_forward(module, query, key, value, mask, **{**arguments, "dropout": 0.0})
 
     AttentionInterface.register(MASKLESS, attention)
     return MASKLESS

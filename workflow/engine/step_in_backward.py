@@ -4,9 +4,11 @@ gradient is whole, and the gradient is freed, so that the gradients never all ex
 
     stepper = StepInBackward(optimizer)
     loss.backward()          # the weights are new afterwards, and no gradient is left
+    stepper.gradient_norm()  # what it was, over all of them
 
 What needs all gradients at once is impossible with it: accumulation over several backward passes, clipping by the norm,
-holding a step back for a gradient that is no finite number (the next loss shows it).
+holding a step back for a gradient that is no finite number. The norm of all gradients can be had all the same, once
+backward is done and the weights have changed: each parameter's is taken before its step.
 """
 
 from __future__ import annotations
@@ -43,12 +45,24 @@ class StepInBackward:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self._discarding = False
+        self._norms: dict[Tensor, Tensor] = {}  # of each parameter's gradient, one number on its device
         for index, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
                 trains = parameter.requires_grad
                 parameter.requires_grad_(True)  # torch takes no hook on a frozen one, and keeps it when it is frozen
                 parameter.register_post_accumulate_grad_hook(partial(self._step, index))
                 parameter.requires_grad_(trains)
+
+    def gradient_norm(self) -> float:
+        """Norm of all gradients together, in fp32: those of one backward, if called after each; 0 if there were none.
+
+        The host waits for the device here, and for no parameter alone.
+        """
+        import torch
+
+        norms = list(self._norms.values())
+        self._norms.clear()
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
     @contextlib.contextmanager
     def discarding(self) -> Iterator[None]:
@@ -61,6 +75,7 @@ class StepInBackward:
 
     def _step(self, index: int, parameter: Tensor) -> None:
         if not self._discarding:
+            self._norms[parameter] = _norm(parameter.grad)
             groups = self.optimizer.param_groups  # looked up now: loading a checkpoint replaces the groups
             self.optimizer.param_groups = [{**groups[index], "params": [parameter]}]
             try:
@@ -68,3 +83,10 @@ class StepInBackward:
             finally:
                 self.optimizer.param_groups = groups
         parameter.grad = None
+
+
+def _norm(gradient: Tensor | None) -> Tensor:
+    import torch
+
+    assert gradient is not None
+    return torch.linalg.vector_norm(gradient, dtype=torch.float32)

@@ -96,6 +96,7 @@ class Loop:
         folder: Path,
         meter: MemoryMeter,
         clock: StepClock,
+        device: torch.device | None = None,
     ) -> None:
         self.method, self.settings, self.train, self.validation = method, settings, train, validation
         self.seed, self.pad_token_id, self.folder = seed, pad_token_id, folder
@@ -109,6 +110,7 @@ class Loop:
             meter=meter,
             schedule=settings.schedule,
             warmup_steps=settings.warmup_steps,
+            device=device,
         )
         self.accelerator = self.training_step.accelerator
         self.model, self.optimizer = self.training_step.model, self.training_step.optimizer

@@ -146,19 +146,21 @@ class TrainingStep:
         """Show the method the batches of the first step, before it."""
         self.method.calibrate(self.unwrapped(), window)
 
-    def __call__(self, index: int, window: list[Batch]) -> tuple[float, float | None]:
+    def __call__(self, index: int, window: list[Batch]) -> tuple[float, float]:
         """Optimizer step `index` (0-based) over a window of batches.
 
-        Returns the loss (mean over the window's learned tokens) and the gradient's norm before clipping, None if the
-        gradients never exist together.
+        Returns the loss (mean over the window's learned tokens) and the gradient's norm before clipping.
 
         Raises:
-            Diverged: loss or gradient is no finite number.
+            Diverged: loss or gradient is no finite number. The weights are those before the step; with a step in
+                backward and a finite loss they have changed, since a gradient's norm is known too late.
         """
         self.model.train()
         self.method.before_step(index)
         if self.stepper:
-            total, norm = self.backward(window, check_at=index), None
+            total, norm = self.backward(window, check_at=index), self.stepper.gradient_norm()
+            if not math.isfinite(norm):
+                raise Diverged(index, total, norm)
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
             return total, norm

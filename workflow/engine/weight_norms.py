@@ -25,11 +25,12 @@ import csv
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from baselines.lora import adapted_modules, merged_weight
+from baselines._peft import adapted_modules, merged_parameters
 from lisa.layers import parts
 
 FILE = "weight_norms.csv"  # in a run's folder
@@ -56,7 +57,9 @@ def part_norms(model: nn.Module) -> list[tuple[str, str, float]]:
     modules = list(adapted_modules(model).values())
     adapters = {id(p) for module in modules for p in module.parameters()}
     adapters -= {id(p) for module in modules for p in module.get_base_layer().parameters()}
-    around = {id(module.get_base_layer().weight): module for module in reversed(modules)}  # of a tied weight, the first
+    around = dict[int, tuple[Any, str]]()  # of a tied weight, the first module
+    for module in reversed(modules):
+        around |= {id(p): (module, name) for name, p in module.get_base_layer().named_parameters()}
     rows = []
     for part, parameters in named_parts(model):
         plain = [p for p in parameters if id(p) not in adapters]
@@ -65,8 +68,13 @@ def part_norms(model: nn.Module) -> list[tuple[str, str, float]]:
             continue
         if len(plain) < len(parameters):
             rows.append((part, "adapter", norm(p for p in parameters if id(p) in adapters)))
-        rows.append((part, "merged", norm(merged_weight(around[id(p)]) if id(p) in around else p for p in plain)))
+        rows.append((part, "merged", norm(_merged(p, around) for p in plain)))
     return rows
+
+
+def _merged(parameter: Tensor, around: dict[int, tuple[Any, str]]) -> Tensor:
+    module, name = around.get(id(parameter), (None, ""))
+    return parameter if module is None else merged_parameters(module)[name]
 
 
 def named_parts(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]]]:

@@ -71,6 +71,7 @@ def _evaluate(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     import torch
 
+    import baselines
     from workflow.engine.devices import take_device
     from workflow.engine.memory import MemoryMeter
     from workflow.engine.models import load_model, load_tokenizer
@@ -87,6 +88,7 @@ def _evaluate(
             attention=training["attention"],
             device=device,
             training=False,
+            own_code="plain export" in baselines.method_class(run["method"]).limits(),
         ).eval()
         scores, samples = _harness(experiment, model, tokenizer, root, device)
         answers = _answers(experiment, run, model, tokenizer, root)

@@ -130,7 +130,7 @@ class Attempt:
         self.record["settings"] = settings_of(self.experiment, self.device, self.method)
 
     def _load(self) -> tuple[Any, Any]:
-        from workflow.engine.models import count_parameters, load_model, load_tokenizer
+        from workflow.engine.models import count_parameters, load_model, load_tokenizer, loading_device
 
         training = self.experiment["training"]
         manifest = read_manifest(model_folder(self.experiment, self.run["model"]))
@@ -141,7 +141,7 @@ class Attempt:
                 Path(manifest["folder"]),
                 precision=training["precision"],
                 attention=training["attention"],
-                device=self.device,
+                device=loading_device(self.method, self.device),
                 training=True,
             )
             self.meter.watch(model)
@@ -170,6 +170,7 @@ class Attempt:
             folder=self.folder,
             meter=self.meter,
             clock=self.clock,
+            device=self.device,
         )
         result = loop.run()
         self._note_result(result, experiment)
@@ -202,6 +203,7 @@ class Attempt:
             "throughput": clock["throughput"],
             "flops_per_step": result.flops_per_step,
             "trainable_parameters": result.trainable_parameters,
+            "optimizer_state_bytes": result.optimizer_state_bytes,
             "validation_loss": result.validation_loss,
             "resumed_at_step": result.resumed_at_step,
         }
@@ -230,6 +232,7 @@ def status_of(error: Exception) -> str:
 
 def empty_record(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """A record in which nothing has happened yet."""
+    import baselines
     from workflow.engine.records import SCHEMA_VERSION
 
     nothing = (
@@ -239,17 +242,20 @@ def empty_record(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, A
         "flops_per_step",
         "mfu",
         "trainable_parameters",
+        "optimizer_state_bytes",
         "validation_loss",
         "steps",
         "resumed_at_step",
     )
     counts = ("train_tokens", "train_items", "validation_items", "cut_items")
+    settings = {key: run[key] for key in ("variant", "hyperparameters", "learning_rate")}
+    limits = baselines.method_class(run["method"]).limits()
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": experiment["name"],
         "model": {"name": run["model"], "revision": None, "sha256": None, "parameters": None},
         "data": {"name": run["data"], "revision": None, "sha256": None, **dict.fromkeys(counts)},
-        "method": {"name": run["method"], **{key: run[key] for key in ("variant", "hyperparameters", "learning_rate")}},
+        "method": {"name": run["method"], **settings, "limits": limits},
         "seed": run["seed"],
         "status": "failed",
         "phase": "load",

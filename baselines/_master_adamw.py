@@ -1,17 +1,17 @@
-"""BAdam's optimizer (Luo et al. 2024, arXiv 2404.02827): AdamW in fp32 on the weights of one block at a time.
+"""AdamW in fp32 on weights of any precision: weights that are not fp32 have an fp32 copy, the master.
 
-    optimizer = BlockAdamW(contract.parameter_groups(named, weight_decay), lr=lr, **settings.arguments())
-    optimizer.state.clear(); optimizer.copy_weights(block)      # at a switch
+    optimizer = MasterAdamW(contract.parameter_groups(named, weight_decay), lr=lr, **settings.arguments())
     loss.backward(); optimizer.step()
 
-Weights that are not fp32 get an fp32 copy at the switch, which the steps update and round into the weights; moments
-and the gradients that a step uses are fp32 too. A step takes the gradients: each is let go of once its fp32 form is
-there, so that both never exist for the whole block.
+The steps update the master and round it into the weights; moments and the gradients that a step uses are fp32 too. A
+step takes the gradients: each is let go of once its fp32 form is there, so that both never exist for a whole model.
+Masters are made when their parameters first step, and anew when the state of these was dropped. fp32 weights have none:
+then it is torch's AdamW to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,19 +20,26 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer, ParamsT
 
 
-class BlockAdamW(Optimizer):
-    """torch's AdamW on fp32 copies; `state` holds `master` (not for fp32 weights), `step`, `exp_avg`, `exp_avg_sq`."""
+class MasterAdamW(Optimizer):
+    """`state` holds for each parameter `master` (not for fp32 weights), `step`, `exp_avg`, `exp_avg_sq`.
+
+    Args:
+        together: update all parameters of a group at once, which holds all their gradients in fp32; else one by one.
+            The result is the same to the bit.
+    """
 
     def __init__(
-        self, params: ParamsT, lr: float, betas: tuple[float, float], eps: float, fused: bool, foreach: bool
+        self,
+        params: ParamsT,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        fused: bool,
+        foreach: bool,
+        together: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "fused": fused, "foreach": foreach})
-
-    def copy_weights(self, block: Iterable[nn.Parameter]) -> None:
-        """Hold the weights of `block` in fp32 from here on."""
-        for parameter in block:
-            if parameter.dtype != torch.float32:
-                self.state[parameter]["master"] = parameter.detach().float()
+        self.together = together
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -40,8 +47,8 @@ class BlockAdamW(Optimizer):
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._update(parameters, group)
+            for some in [parameters] if self.together and parameters else [[one] for one in parameters]:
+                self._update(some, group)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -85,6 +92,8 @@ class BlockAdamW(Optimizer):
         if "step" not in state:
             device = parameter.device if fused else "cpu"  # where torch's AdamW wants it
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            if parameter.dtype != torch.float32:
+                state["master"] = parameter.detach().float()
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(parameter, dtype=torch.float32, memory_format=torch.preserve_format)
         return state
@@ -96,3 +105,9 @@ def _taken_gradient(parameter: nn.Parameter) -> Tensor:
     gradient = parameter.grad.float()
     parameter.grad = None
     return gradient
+
+
+def master_state_bytes(model: nn.Module) -> int:
+    """Bytes of its state for all that trains now: two moments, and the master of weights that are not fp32."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return sum(p.numel() * (8 if p.dtype == torch.float32 else 12) for p in trained)

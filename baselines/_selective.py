@@ -1,0 +1,51 @@
+"""Methods that train some of the model's own parameters with AdamW and freeze the rest: a method says which.
+
+class Method(Selective):
+    def chosen(self, model): return [p for name, p in model.named_parameters() if name.endswith("bias")]
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from baselines import contract
+
+
+class Selective(contract.Method):
+    """A method of which `chosen` is all there is."""
+
+    family: ClassVar[str] = "selective"
+    implementation: ClassVar[str] = "ours, with torch's AdamW"
+
+    def chosen(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters that train.
+
+        Raises:
+            ValueError: the model has none, or not as many as it should.
+        """
+        raise NotImplementedError
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        self.chosen(blank_model(json.dumps({"model_type": "llama", **config}, sort_keys=True, default=str)))
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        chosen = self.chosen(model)
+        model.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return model
+
+
+@functools.lru_cache(maxsize=8)
+def blank_model(config: str) -> nn.Module:
+    """The model of this `config.json`, without data."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**json.loads(config)))
