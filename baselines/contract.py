@@ -87,8 +87,8 @@ class Method:
             optimizer for each parameter as soon as its gradient is there, and refuses accumulation and clipping.
         optimizer_name: as it stands in run records; only "AdamW" heeds `AdamWSettings.implementation`.
         family: one of `FAMILIES`.
-        implementation: whose code does the work, with its version: "peft 0.21", "galore-torch 1.0, the authors'", "ours".
-        state_formula: bytes of optimizer state in words, in the letters of `STATE_LETTERS`; `state_bytes` computes them.
+        implementation: whose code does the work, with its version: "peft 0.21"; "ours", and what it is tested against.
+        state_formula: bytes of optimizer state in the letters of `STATE_LETTERS`; `state_bytes` computes them.
         declared: abilities of `ABILITIES` that the method lacks, each with the reason; see `limits`.
         small: hyper-parameters over the defaults that suit a model of width 32 and runs of a few steps: small ranks,
             periods of 3 steps. Tests take them.
@@ -156,11 +156,16 @@ class Method:
         """Look at data before step 0 of a new run (not of a resumed one), for methods that choose by it.
 
         Args:
-            model: as prepared. batches: those of the first step; input_ids, attention_mask, labels, each (batch, tokens).
+            model: as prepared.
+            batches: those of the first step; input_ids, attention_mask, labels, each (batch, tokens).
         """
 
     def before_step(self, step: int) -> None:
         """Called before the first forward of optimizer step `step` (0-based): redraw layers, refresh, re-rank."""
+
+    def extra_positions(self) -> int:
+        """Positions of the model that the method takes in front of every sequence (a prefix)."""
+        return 0
 
     def period(self) -> int | None:
         """Every so many steps something happens that costs memory (a redraw, a decomposition): one such is metered."""

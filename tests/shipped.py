@@ -1,4 +1,4 @@
-"""Which methods belong to the project: a file that git does not know is somebody's own, and asks nothing of our docs."""
+"""Which methods belong to the project: a file that git does not know is somebody's own and asks nothing of the docs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from eval import EvaluationError
 from eval.benchmarks import BENCHMARKS, check_tasks, datasets_of
 from workflow.checks import check_heads, check_name, check_one_gradient_at_a_time, check_published, check_unique
 from workflow.engine.errors import InputError
-from workflow.engine.shapes import positions, read_shape
+from workflow.engine.shapes import check_room, positions, read_shape
 from workflow.form import completed, hint, read
 from workflow.places import prepared
 from workflow.variants import variants
@@ -179,7 +179,9 @@ def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]
     for run in config["runs"]:
         if run["model"] == model_name:
             try:
-                build_method(config, run).check(shape)
+                method = build_method(config, run)
+                method.check(shape)
+                check_room(method, shape, config["training"]["sequence_length"])
             except ValueError as error:
                 raise InputError(
                     f"methods: {run['method']} ({run['variant']}) on model {model_name!r}: {error}"

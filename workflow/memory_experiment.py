@@ -105,14 +105,14 @@ def _check_methods_fit_models(config: dict[str, Any]) -> None:
 
 def check_cell(cell: dict[str, Any], shape: PretrainedConfig) -> None:
     """Raise InputError if the cell's sequence or method does not suit a model of this shape."""
-    from workflow.engine.shapes import check_length
+    from workflow.engine.shapes import check_length, check_room
     from workflow.engine.training_step import Conditions, build_method
 
     check_length(shape, cell["conditions"]["sequence_length"], "training.sequence_length")
     try:
-        build_method(cell["method"], cell["hyperparameters"], Conditions(**cell["conditions"]), 0).check(
-            shape.to_dict()
-        )
+        method = build_method(cell["method"], cell["hyperparameters"], Conditions(**cell["conditions"]), 0)
+        method.check(shape.to_dict())
+        check_room(method, shape.to_dict(), cell["conditions"]["sequence_length"])
     except ValueError as error:
         raise InputError(f"method {cell['method']} ({cell['variant']}): {error}") from error
 

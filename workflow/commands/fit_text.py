@@ -158,7 +158,7 @@ def _sequence(answer: Answer) -> str:
     largest = answer.largest_sequence
     if not largest:
         return "none fits" if largest == 0 else "-"
-    return f"{largest:,} (the model's limit)" if largest == sequence_limit(answer.question.config) else f"{largest:,}"
+    return f"{largest:,} (the model's limit)" if largest == sequence_limit(answer.question) else f"{largest:,}"
 
 
 # --- several methods

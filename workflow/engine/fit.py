@@ -143,7 +143,7 @@ class Answer:
             "largest_batch": self.largest_batch,
             "largest_batch_limit": BATCH_LIMIT,
             "largest_sequence": self.largest_sequence,
-            "largest_sequence_limit": sequence_limit(question.config),
+            "largest_sequence_limit": sequence_limit(question),
             "checkpointing_peak_bytes": self.with_checkpointing.peak_bytes if self.with_checkpointing else None,
             "checkpointing_fits": self.checkpointing_fits,
             "parameters": simulation.parameters if found else None,
@@ -185,6 +185,7 @@ def check(question: Question) -> None:
     """Raise InputError unless the method and the conditions go together, and with the model."""
     import baselines
     from workflow.engine.abilities import check_abilities
+    from workflow.engine.shapes import check_room
     from workflow.engine.step_in_backward import check_step_in_backward
     from workflow.engine.training_step import build_method
 
@@ -193,7 +194,9 @@ def check(question: Question) -> None:
     if conditions.step_in_backward:
         check_step_in_backward(conditions.accumulation_steps, conditions.max_grad_norm, method)
     try:
-        build_method(method, question.hyperparameters, conditions, seed=0).check(question.config.to_dict())
+        built = build_method(method, question.hyperparameters, conditions, seed=0)
+        built.check(question.config.to_dict())
+        check_room(built, question.config.to_dict(), conditions.sequence_length)
     except ValueError as error:
         raise InputError(f"{method} on this model: {error}") from error
 
@@ -243,7 +246,7 @@ def largest_sequence(trials: Trials, batch: int) -> int:
     Args:
         batch: the largest that fits, which says about where to look: memory goes by tokens, but for eager attention.
     """
-    asked, limit = trials.question.conditions, sequence_limit(trials.question.config)
+    asked, limit = trials.question.conditions, sequence_limit(trials.question)
     unit = min(SEQUENCE_UNIT_TOKENS, limit)
     steps = -(-limit // unit)  # the last one ends at the limit
 
@@ -260,11 +263,14 @@ def largest_sequence(trials: Trials, batch: int) -> int:
     return max(tokens_of(units), asked.sequence_length if asked_fits else 0)
 
 
-def sequence_limit(config: PretrainedConfig) -> int:
+def sequence_limit(question: Question) -> int:
     """Most tokens of a sequence that are tried."""
     from workflow.engine.shapes import positions
+    from workflow.engine.training_step import build_method
 
-    return positions(config.to_dict()) or SEQUENCE_LIMIT_TOKENS
+    most = positions(question.config.to_dict())
+    method = build_method(question.method, question.hyperparameters, question.conditions, seed=0)
+    return SEQUENCE_LIMIT_TOKENS if most is None else most - method.extra_positions()
 
 
 def with_checkpointing(trials: Trials) -> Simulation | None:

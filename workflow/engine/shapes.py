@@ -22,6 +22,8 @@ from workflow.form import hint
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from baselines.contract import Method
+
 FOLDER = Path(__file__).parent / "model_shapes"
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 INPUT_PARTS = ("text", "vision", "audio", "vq")  # in the names of sub-configurations of models with several inputs
@@ -81,6 +83,16 @@ def check_length(config: PretrainedConfig, sequence_length: int, where: str = "s
         raise InputError(f"{where}: {sequence_length} is too short; legal: 1 or more.")
     if most is not None and sequence_length > most:
         raise InputError(f"{where}: {sequence_length} on a model with {most} positions; legal: up to {most}.")
+
+
+def check_room(method: Method, shape: Mapping[str, Any], sequence_length: int) -> None:
+    """Raise ValueError unless the model's positions hold such a sequence and what the method puts in front of it."""
+    most, extra = positions(shape), method.extra_positions()
+    if most is not None and extra and sequence_length + extra > most:
+        raise ValueError(
+            f"It takes {extra} positions in front of a sequence of {sequence_length} tokens, and the model has {most};"
+            f" legal: sequences up to {most - extra}."
+        )
 
 
 def _bundled() -> dict[str, str]:
