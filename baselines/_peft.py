@@ -35,7 +35,7 @@ class PeftMethod(contract.Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         self.check(model.config.to_dict())  # type: ignore[union-attr]
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns about CPU kernels
+        hush_bitsandbytes()
         from peft import get_peft_model
 
         config, fp32 = self.config(), getattr(self.hyperparameters, "fp32_adapters", False)
@@ -57,6 +57,11 @@ class PeftMethod(contract.Method):
             untied = copy.deepcopy(base.config)
             untied.tie_word_embeddings = False
             untied.save_pretrained(folder)
+
+
+def hush_bitsandbytes() -> None:
+    """Before peft is imported: it imports bitsandbytes, which warns about CPU kernels that nothing here asks for."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def names(modules: str | tuple[str, ...] | None) -> str | list[str] | None:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
-from baselines._peft import PeftMethod, names
+from baselines._peft import PeftMethod, hush_bitsandbytes, names
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Method(PeftMethod):
     hyperparameters: IA3Hyperparameters
 
     def check(self, config: Mapping[str, Any]) -> None:
+        hush_bitsandbytes()
         from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as KNOWN
 
         kind = config.get("model_type", "llama")

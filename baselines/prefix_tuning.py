@@ -11,7 +11,6 @@ weights' precision, where peft's own default would hold them in fp32.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from baselines import _own_checkpoint, contract
+from baselines._peft import hush_bitsandbytes
 
 CACHE = "the prefix stands in the key-value cache, which transformers does without while it recomputes activations"
 
@@ -67,7 +67,7 @@ class Method(contract.Method):
         """Raises ValueError if gradient checkpointing is on."""
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError(f"Gradient checkpointing is on, which prefix tuning cannot do with: {CACHE}.")
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns about CPU kernels
+        hush_bitsandbytes()
         from peft import PrefixTuningConfig, get_peft_model
 
         hp = self.hyperparameters

@@ -200,9 +200,7 @@ def test_illegal_settings_are_refused(setting, legal):
 def test_a_prefix_that_leaves_too_few_positions_is_refused_before_anything_runs():
     shape, method = {"max_position_embeddings": 64}, baselines.build("prefix_tuning", {}, AdamWSettings(), 0)
     check_room(method, shape, 54)
-    with pytest.raises(
-        ValueError, match="10 positions .* 55 tokens, and the model has 64; legal: .* up to 54"
-    ):
+    with pytest.raises(ValueError, match="10 positions .* 55 tokens, and the model has 64; legal: .* up to 54"):
         check_room(method, shape, 55)
     check_room(baselines.build("full", {}, AdamWSettings(), 0), shape, 64)
 
