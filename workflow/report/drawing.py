@@ -17,6 +17,7 @@ FILLED = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 SYMBOLS = (*FILLED, *(f"{symbol}-open" for symbol in FILLED))
 WORDS_ROOM = 1.4  # of the longest bar: what stands behind it needs room
 GOLDEN_ANGLE = 0.381966  # of the circle: neighbours in the list look different
+TOLD_APART = 8  # colours
 LEGEND_BELOW = 10  # entries; more of them stand beside the figure
 
 
@@ -56,15 +57,18 @@ def styles(rows: Iterable[Row]) -> dict[tuple[str, str], Style]:
 
 
 def styles_of(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Style]:
-    """The style of each (method, variant): the variants of a method differ in dash and symbol."""
+    """The style of each (method, variant): variants of a method differ in dash and symbol, and methods in colour.
+
+    No eye tells more than some eight colours apart: after so many methods dash and symbol move on too.
+    """
     variants: dict[str, list[str]] = {}
     for method, variant in dict.fromkeys(pairs):
         variants.setdefault(method, []).append(variant)
     palette = colours(variants)
     return {
         (method, variant): Style(palette[method], DASHES[place % len(DASHES)], SYMBOLS[place % len(SYMBOLS)])
-        for method, names in variants.items()
-        for place, variant in enumerate(names)
+        for index, (method, names) in enumerate(variants.items())
+        for place, variant in enumerate(names, start=index // TOLD_APART)
     }
 
 
