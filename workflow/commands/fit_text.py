@@ -67,12 +67,12 @@ def answer_text(model: str, answer: Answer) -> str:
 
 
 def method_name(question: Question) -> str:
-    """The method with its first hyper-parameter and those that are not the default."""
+    """The method with its first hyper-parameter, where that is a size, and those that are not the default."""
     defaults = vars(baselines.hyperparameters(question.method, {}))
     shown = [
         f"{key} {value}"
         for index, (key, value) in enumerate(question.hyperparameters.items())
-        if index == 0 or value != defaults[key]
+        if (index == 0 and isinstance(value, int)) or value != defaults[key]
     ]
     return f"{question.method} ({', '.join(shown)})" if shown else question.method
 
