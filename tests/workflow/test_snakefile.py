@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 import baselines
-from baselines.contract import AdamWSettings
 from tests.conftest import ROOT
 from tests.shipped import own_methods
 from tests.workflow.experiments import small, write
@@ -106,21 +105,10 @@ def test_the_experiments_tested_here_are_all_there_are() -> None:
     assert files == OTHERS | {"smoke.yaml"}
 
 
-LEFT_OUT = {"bitfit"}  # it refuses a model without biases
-
-
-def test_every_method_is_in_the_experiment_of_all_methods_or_refuses_its_model() -> None:
+def test_every_method_is_in_the_experiment_of_all_methods() -> None:
     experiment = load(ROOT / "config/all_methods.yaml")
     missing = set(baselines.names()) - own_methods() - {run["method"] for run in experiment["runs"]}
-    assert missing == LEFT_OUT, "name a new method in config/all_methods.yaml"
-    (model,) = experiment["models"]
-    llama = {"model_type": "llama", **model["pretrain"]["architecture"]}
-    chosen = {run["method"]: run["hyperparameters"] for run in experiment["runs"]}
-    for name, settings in chosen.items():
-        baselines.build(name, settings, AdamWSettings(), seed=0).check(llama)
-    for name in missing:
-        with pytest.raises(ValueError, match="bias"):
-            baselines.build(name, {}, AdamWSettings(), seed=0).check(llama)
+    assert missing == set(), "name a new method in config/all_methods.yaml"
 
 
 def test_weight_norms_are_compared_where_full_finetuning_and_lora_record_them(checkout: Path) -> None:
