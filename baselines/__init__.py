@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -75,7 +76,10 @@ def _typed(method: str, key: str, value: Any, hint: Any) -> Any:
     options = typing.get_args(hint) if union else (hint,)
     for option in options:
         if _fits(value, option):
-            return _converted(value, option)
+            converted = _converted(value, option)
+            if not all(math.isfinite(x) for x in _numbers(converted)):
+                raise ValueError(f"Hyper-parameter {key!r} of method {method} is {value!r}; legal: a finite number.")
+            return converted
     legal = " or ".join(_type_name(option) for option in options)
     if isinstance(value, bool) and str in options:
         legal += " (YAML reads on, off, yes and no as booleans: put them in quotes)"
@@ -95,6 +99,12 @@ def _converted(value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         return tuple(_converted(item, typing.get_args(hint)[0]) for item in value)
     return float(value) if hint is float else value
+
+
+def _numbers(value: Any) -> list[float]:
+    """All floats in a converted value."""
+    items = value if isinstance(value, tuple) else (value,)
+    return [item for item in items if isinstance(item, float)]
 
 
 def _type_name(hint: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from baselines import _bottleneck, _own_checkpoint, contract
+from baselines._blank_model import blank_model
 from lisa import decoder_layers
 
 NAMES = {
@@ -44,21 +46,35 @@ class AdapterMethod(contract.Method):
     family = "adapters"
     implementation = "ours"
     declared = {
+        "models": "OPT's layers have no module for the MLP, BLOOM's modules add the residual themselves",
         "plain export": _own_checkpoint.CODE,
         "full limit": "adapters of any width leave the model's own weights as they are",
     }
+    refused_example = {"model_type": "bloom", "vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4}
     small = {"bottleneck": 16}
     adapted: ClassVar[tuple[str, ...]]
     parallel: ClassVar[bool]
     hyperparameters: Any
 
+    def check(self, config: Mapping[str, Any]) -> None:
+        self.modules(blank_model(config))
+
+    def modules(self, model: nn.Module) -> list[str]:
+        """Names of the modules to adapt.
+
+        Raises:
+            ValueError: a decoder layer has none.
+        """
+        names = {module: name for name, module in model.named_modules()}
+        layers = decoder_layers(model, self.hyperparameters.layers)
+        kind = model.config.model_type  # type: ignore[union-attr]
+        return [names[part_of(layer, part, kind)] for layer in layers for part in self.adapted]
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Raises ValueError if a decoder layer has no module to adapt."""
         hp = self.hyperparameters
-        names = {module: name for name, module in model.named_modules()}
-        parts = [part_of(layer, part) for layer in decoder_layers(model, hp.layers) for part in self.adapted]
         self.settings = {
-            "modules": [names[part] for part in parts],
+            "modules": self.modules(model),
             "bottleneck": hp.bottleneck,
             "nonlinearity": hp.nonlinearity,
             "scale": hp.scale,
@@ -76,7 +92,7 @@ class AdapterMethod(contract.Method):
         _own_checkpoint.save_adapter(model, folder / "adapter", self.settings)
 
 
-def part_of(layer: nn.Module, part: str) -> nn.Module:
+def part_of(layer: nn.Module, part: str, model_type: Any) -> nn.Module:
     """The attention or the MLP of a decoder layer, whose output is what the layer adds to its residual.
 
     Raises:
@@ -87,6 +103,6 @@ def part_of(layer: nn.Module, part: str) -> nn.Module:
         return found[0]
     children, kind = ", ".join(name for name, _ in layer.named_children()), type(layer).__name__
     raise ValueError(
-        f"Cannot tell where {kind}'s {part} ends: looked for one module named {', '.join(NAMES[part])} that leaves the"
-        f" residual to the layer; {kind} has {children}."
+        f"Cannot tell where the {part} of model type {model_type!r} ends: looked for one module named"
+        f" {', '.join(NAMES[part])} that leaves the residual to the layer; {kind} has {children}."
     )

@@ -1,4 +1,4 @@
-"""What the methods share that use bitsandbytes: is it there, and linear layers with weights of four bits.
+"""What the methods share that use bitsandbytes: the package, and linear layers with weights of four bits.
 
     quantise(layer)      # its weight is NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314)
     layer.weight         # what it computes with, made anew at every look
@@ -15,7 +15,6 @@ more than some hundred tokens.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 from typing import Any
 
@@ -24,12 +23,6 @@ from torch import Tensor, nn
 
 BLOCK = 64  # numbers that share a scale: the paper's
 SCALE_BLOCK = 256  # scales that share one of their own
-
-
-def check_installed(method: str) -> None:
-    """Raise ValueError unless bitsandbytes can be imported; does not import it, which takes seconds."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"{method} needs the package bitsandbytes, which is not installed: pip install bitsandbytes")
 
 
 def bitsandbytes() -> Any:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from baselines import contract
+from baselines._blank_model import blank_model
+
+EXPERTS = "mixtures of experts (Mixtral) hold them in tensors of three sides, and adapters merge into matrices only"
 
 
 class PeftMethod(contract.Method):
@@ -28,6 +33,26 @@ class PeftMethod(contract.Method):
 
     family = "adapters"
     implementation = "peft 0.21"
+    refused_example = {
+        "model_type": "mixtral",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+    }
+
+    @classmethod
+    def limits(cls) -> dict[str, str]:
+        return {"models": EXPERTS, **super().limits()}
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        if experts(model := blank_model(config)):
+            kind, name = model.config.model_type, type(self).__module__.rpartition(".")[2]  # type: ignore[union-attr]
+            raise ValueError(
+                f"Model type {kind!r} holds its experts in tensors of three sides; {name} merges matrices only."
+            )
 
     def config(self) -> Any:
         """peft's configuration of the adapters."""
@@ -48,20 +73,59 @@ class PeftMethod(contract.Method):
         """The merged model, and in `folder/adapter` the adapter alone; `model` itself comes out as it was.
 
         Embedding and head that were one matrix are two once one of them is adapted, and are saved untied.
+
+        Raises:
+            RuntimeError: something trained would not be in the merged model, or would stand under another name.
         """
-        model.save_pretrained(folder / "adapter", save_embedding_layers=False)  # type: ignore[operator]
         base = model.get_base_model()  # type: ignore[operator]
         adapted = adapted_modules(base)
-        base.save_pretrained(folder, state_dict=merged_state_dict(base, adapted))
+        merged = merged_state_dict(base, adapted)
+        check_names(merged, base)
+        model.save_pretrained(folder / "adapter", save_embedding_layers=False)  # type: ignore[operator]
+        base.save_pretrained(folder, state_dict=merged)
         if base.get_input_embeddings() in adapted.values() or base.get_output_embeddings() in adapted.values():
             untied = copy.deepcopy(base.config)
             untied.tie_word_embeddings = False
             untied.save_pretrained(folder)
 
 
+def experts(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of three or more sides that are no convolution's, which is never adapted."""
+    modules = [module for module in model.modules() if not isinstance(module, nn.Conv1d | nn.Conv2d)]
+    return [p for module in modules for p in module.parameters(recurse=False) if p.ndim > 2]
+
+
+def check_names(merged: Mapping[str, Tensor], base: nn.Module) -> None:
+    """Raise RuntimeError unless the merged state has exactly the names of a model that was never wrapped."""
+    wrong = sorted(merged.keys() ^ blank_model(base.config.to_dict()).state_dict().keys())  # type: ignore[operator, union-attr]
+    if wrong:
+        raise RuntimeError(f"Merging {type(base).__name__} loses or renames what was trained: {', '.join(wrong)}.")
+
+
 def hush_bitsandbytes() -> None:
     """Before peft is imported: it imports bitsandbytes, which warns about CPU kernels that nothing here asks for."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def check_targets(targets: str | tuple[str, ...], config: Mapping[str, Any]) -> None:
+    """Raise ValueError if they match no module of this model; of a list some may, as one serves several models."""
+    if targets == "all-linear":
+        return
+    model = blank_model(config)
+    every = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        try:
+            found = any(re.fullmatch(targets, name) for name in every)
+        except re.error as error:
+            raise ValueError(f"target_modules is {targets!r}, which is no regular expression: {error}.") from error
+    else:
+        found = any(f".{name}".endswith(f".{end}") for name in every for end in targets)
+    if not found:
+        ends = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")})
+        raise ValueError(
+            f'target_modules is {names(targets)!r}, which matches no module; legal: "all-linear", a regular expression '
+            f"of whole names, or a list of ends of names ({', '.join(ends)})."
+        )
 
 
 def names(modules: str | tuple[str, ...] | None) -> str | list[str] | None:
@@ -80,6 +144,9 @@ def merged_state_dict(base: nn.Module, adapted: dict[str, Any]) -> dict[str, Ten
     weights = {name: weight for name, weight in base.state_dict().items() if name not in inside}
     for name, module in adapted.items():
         weights |= {f"{name}.{key}": merged.cpu() for key, merged in merged_parameters(module).items()}
+    for name, module in base.named_modules():  # QLoRA's layers that no adapter wraps; theirs are merged already
+        if hasattr(module, "dequantise") and f"{name}.weight" in weights:
+            weights[f"{name}.weight"] = module.weight.detach().cpu()
     return weights
 
 

@@ -23,11 +23,13 @@ from lisa import decoder_layers
 PROJECTIONS = ("std", "reverse_std", "right", "left", "full")
 
 
-def check_low_rank(method: str, rank: int, update_proj_gap: int) -> None:
-    """Raise ValueError unless both are at least 1."""
+def check_low_rank(method: str, rank: int, update_proj_gap: int, scale: float) -> None:
+    """Raise ValueError unless the first two are at least 1, and the scale above 0."""
     for name, value in {"rank": rank, "update_proj_gap": update_proj_gap}.items():
         if value < 1:
             raise ValueError(f"{name} of {method} is {value}; legal: at least 1.")
+    if not scale > 0:
+        raise ValueError(f"scale of {method} is {scale}; legal: above 0.")
 
 
 def low_rank_groups(

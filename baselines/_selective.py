@@ -6,15 +6,13 @@ class Method(Selective):
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from baselines import contract
+from baselines._blank_model import blank_model
 
 
 class Selective(contract.Method):
@@ -32,7 +30,7 @@ class Selective(contract.Method):
         raise NotImplementedError
 
     def check(self, config: Mapping[str, Any]) -> None:
-        self.chosen(blank_model(json.dumps({"model_type": "llama", **config}, sort_keys=True, default=str)))
+        self.chosen(blank_model(config))
 
     def prepare(self, model: nn.Module) -> nn.Module:
         chosen = self.chosen(model)
@@ -40,12 +38,3 @@ class Selective(contract.Method):
         for parameter in chosen:
             parameter.requires_grad_(True)
         return model
-
-
-@functools.lru_cache(maxsize=8)
-def blank_model(config: str) -> nn.Module:
-    """The model of this `config.json`, without data."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**json.loads(config)))

@@ -47,7 +47,7 @@ class Method(contract.Method):
     optimizer_name = "AdaLomo"
     family = "in-backward"
     implementation = "ours, bit for bit the authors' lomo-optim 0.1.1"
-    state_formula = "4 (sum of m + n over all matrices, and the other parameters)"
+    state_formula = "4 (m + n of every matrix, and 1 of every other number)"
     small_learning_rate = 3e-2
     hyperparameters: AdaLomoHyperparameters
 

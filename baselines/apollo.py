@@ -14,13 +14,15 @@ has one loop over the parameters: `adamw.implementation` does not reach it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
+from baselines._packages import check_installed
 from baselines._projectors import check_low_rank, low_rank_groups, low_rank_state_bytes, own_projectors
 
 
@@ -32,9 +34,7 @@ class APOLLOHyperparameters:
     layers: str | None = None  # dotted name of the list of decoder layers, where it cannot be found
 
     def __post_init__(self) -> None:
-        check_low_rank("APOLLO", self.rank, self.update_proj_gap)
-        if self.scale <= 0:
-            raise ValueError(f"scale of APOLLO is {self.scale}; legal: above 0.")
+        check_low_rank("APOLLO", self.rank, self.update_proj_gap, self.scale)
 
 
 class Method(contract.Method):
@@ -52,6 +52,9 @@ class Method(contract.Method):
     period_hyperparameter = "update_proj_gap"
     hyperparameters: APOLLOHyperparameters
     scale_type: ClassVar[str] = "channel"
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        check_installed("APOLLO", "apollo-torch", "bitsandbytes")
 
     def prepare(self, model: nn.Module) -> nn.Module:
         return model.requires_grad_(True)

@@ -3,8 +3,9 @@
 All biases of the model, as in the paper: those of linear layers and those of norms. Llama has none of either and is
 refused; Qwen2 has them on queries, keys and values; GPT-2, OPT, Falcon-RW and GPT-NeoX nearly everywhere.
 
-The paper trains encoders and a new classification layer; a language model's head is no new layer and stays frozen. 1e-3
-is the default of the authors' script (run_glue.py); the list goes down from it and one step up.
+The paper trains encoders and a new classification layer; a language model's head is no new layer, and of it too only a
+bias trains, where there is one (Phi). 1e-3 is the default of the authors' script (run_glue.py); the list goes down from
+it and one step up.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Method(Selective):
         "models": "a model without biases (Llama, Mistral) has nothing for it to train",
         "full limit": "biases alone train, whatever the settings",
     }
+    refused_example = {"model_type": "llama"}
     small_learning_rate = 0.06
     small_steps = 300
 

@@ -90,6 +90,7 @@ class Method:
         implementation: whose code does the work, with its version: "peft 0.21"; "ours", and what it is tested against.
         state_formula: bytes of optimizer state in the letters of `STATE_LETTERS`; `state_bytes` computes them.
         declared: abilities of `ABILITIES` that the method lacks, each with the reason; see `limits`.
+        refused_example: a `config.json` that `check` refuses, of a method that declares "models".
         small: hyper-parameters over the defaults that suit a model of width 32 and runs of a few steps: small ranks,
             periods of 3 steps. Tests take them.
         small_learning_rate: one that suits such a model.
@@ -113,6 +114,7 @@ class Method:
     implementation: ClassVar[str] = "ours"
     state_formula: ClassVar[str] = "2sT"
     declared: ClassVar[Mapping[str, str]] = {}
+    refused_example: ClassVar[Mapping[str, Any]] = {}
     small: ClassVar[Mapping[str, Any]] = {}
     small_learning_rate: ClassVar[float] = 1e-2
     small_steps: ClassVar[int] = 30

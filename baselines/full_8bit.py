@@ -21,7 +21,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract, full
-from baselines._bitsandbytes import bitsandbytes, check_installed
+from baselines._bitsandbytes import bitsandbytes
+from baselines._packages import check_installed
 
 BLOCK = 256  # numbers of a moment that share a scale
 CODE_BYTES = 2 * 256 * 4  # of the two tables of 8-bit values, which all parameters share
@@ -42,12 +43,12 @@ class Method(full.Method):
     paper = "Dettmers et al. 2021, arXiv 2110.02861"
     optimizer_name = "AdamW8bit"
     implementation = "bitsandbytes 0.50"
-    state_formula = "2T + T/32, tensors below 4096 numbers 8 bytes each, and 2048"
+    state_formula = "2T + T/32; 8 a number in tensors below 4096; 2048 of codes"
     small = {"min_8bit_size": 256}
     hyperparameters: Full8bitHyperparameters
 
     def check(self, config: Mapping[str, Any]) -> None:
-        check_installed("full_8bit")
+        check_installed("full_8bit", "bitsandbytes")
 
     def prepare(self, model: nn.Module) -> nn.Module:
         self.check(model.config.to_dict())  # type: ignore[operator, union-attr]

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from baselines import contract
+from baselines._packages import check_installed
 from baselines._projectors import PROJECTIONS, check_low_rank, galore_adamw, galore_state_bytes
 
 
@@ -28,7 +29,7 @@ class GaLoreHyperparameters:
     layers: str | None = None  # dotted name of the list of decoder layers, where it cannot be found
 
     def __post_init__(self) -> None:
-        check_low_rank("GaLore", self.rank, self.update_proj_gap)
+        check_low_rank("GaLore", self.rank, self.update_proj_gap, self.scale)
         if self.proj_type not in PROJECTIONS:
             raise ValueError(f"proj_type of GaLore is {self.proj_type!r}; legal: {', '.join(PROJECTIONS)}.")
 
@@ -46,6 +47,9 @@ class Method(contract.Method):
     small = {"rank": 4, "update_proj_gap": 3, "scale": 1.0}
     period_hyperparameter = "update_proj_gap"
     hyperparameters: GaLoreHyperparameters
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        check_installed("GaLore", "galore-torch", "bitsandbytes")
 
     @classmethod
     def full_limit(cls, config: Mapping[str, Any]) -> dict[str, Any]:

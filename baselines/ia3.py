@@ -36,12 +36,16 @@ class Method(PeftMethod):
     paper = "Liu et al. 2022, arXiv 2205.05638"
     learning_rates = (3e-4, 1e-3, 3e-3, 1e-2)
     default_learning_rate = 3e-3
-    declared = {"full limit": "only one vector a layer trains, which scales what is there"}
+    declared = {
+        "models": "mixtures of experts (Mixtral), and types that are not in peft's table of layers (OLMo 2)",
+        "full limit": "only one vector a layer trains, which scales what is there",
+    }
     small = {"target_modules": "all-linear", "feedforward_modules": ".*mlp.*"}
     small_learning_rate = 0.12
     hyperparameters: IA3Hyperparameters
 
     def check(self, config: Mapping[str, Any]) -> None:
+        super().check(config)
         hush_bitsandbytes()
         from peft.utils import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as KNOWN
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from baselines import galore
 from baselines import lisa as lisa_method
+from baselines._packages import check_installed
 from baselines._projectors import galore_adamw, galore_state_bytes
 from lisa import LISA
 from lisa.sampling import check_gamma
@@ -46,6 +47,7 @@ class Method(lisa_method.Method):
     hyperparameters: LISAGaLoreHyperparameters
 
     def check(self, config: Mapping[str, Any]) -> None:
+        check_installed("GaLore", "galore-torch", "bitsandbytes")
         layers = config.get("num_hidden_layers", config.get("n_layer"))
         if layers is not None:
             check_gamma(self.hyperparameters.gamma, layers)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from baselines._peft import PeftMethod, names
+from baselines._peft import PeftMethod, check_targets, names
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class LoRAHyperparameters:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank of LoRA's adapters is {self.rank}; legal: at least 1.")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha of LoRA's adapters is {self.alpha}; legal: above 0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout of LoRA's adapters is {self.dropout}; legal: from 0 to below 1.")
 
@@ -48,6 +50,10 @@ class Method(PeftMethod):
         """The full rank, scaled as at `small`."""
         rank = config.get("hidden_size", config.get("n_embd"))  # GPT-2 says n_embd
         return {"rank": rank, "alpha": cls.small["alpha"] * rank / cls.small["rank"]}
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        super().check(config)
+        check_targets(self.hyperparameters.target_modules, config)
 
     def config(self) -> Any:
         from peft import LoraConfig

@@ -25,6 +25,8 @@ class LoRAPlusHyperparameters(lora.LoRAHyperparameters):
         super().__post_init__()
         if self.ratio < 1:
             raise ValueError(f"ratio of LoRA+'s learning rates is {self.ratio}; legal: at least 1.")
+        if not self.embedding_learning_rate > 0:
+            raise ValueError(f"embedding_learning_rate of LoRA+ is {self.embedding_learning_rate}; legal: above 0.")
 
 
 class Method(lora.Method):

@@ -20,7 +20,11 @@ class Method(Selective):
     paper = "Zhao et al. 2023, arXiv 2312.11420"
     learning_rates = (1e-4, 3e-4, 1e-3, 3e-3)
     default_learning_rate = 1e-3
-    declared = {"full limit": "norms alone train, whatever the settings"}
+    declared = {
+        "models": "norms without weights (OLMo) have nothing for it to train",
+        "full limit": "norms alone train, whatever the settings",
+    }
+    refused_example = {"model_type": "olmo", "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
     small_learning_rate = 0.1
     small_steps = 100
 

@@ -33,6 +33,7 @@ class Method(lora.Method):
     options = {"init_lora_weights": "pissa"}
 
     def check(self, config: Mapping[str, Any]) -> None:
+        super().check(config)
         targets = self.hyperparameters.target_modules
         if config.get("tie_word_embeddings") and "lm_head" in str(targets):
             raise ValueError(f"target_modules of PiSSA is {targets}, but the head is the embedding; legal: the others.")

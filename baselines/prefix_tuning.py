@@ -46,10 +46,12 @@ class Method(contract.Method):
     family = "adapters"
     implementation = "peft 0.21"
     declared = {
+        "models": "GPT-J's and multi-query Falcon's key-value caches do not have the shape of peft's prefix",
         "plain export": _own_checkpoint.CODE,
         "checkpointing": CACHE,
         "full limit": "a prefix of any length leaves the model's own weights as they are",
     }
+    refused_example = {"model_type": "gptj"}
     small = {"num_virtual_tokens": 16, "projection_width": 64}
     small_learning_rate = 3e-2
     hyperparameters: PrefixTuningHyperparameters
@@ -65,6 +67,7 @@ class Method(contract.Method):
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Raises ValueError if gradient checkpointing is on."""
+        self.check(model.config.to_dict())  # type: ignore[operator, union-attr]
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError(f"Gradient checkpointing is on, which prefix tuning cannot do with: {CACHE}.")
         hush_bitsandbytes()

@@ -23,7 +23,8 @@ from typing import Any
 from torch import nn
 
 from baselines import lora
-from baselines._bitsandbytes import check_installed, quantise
+from baselines._bitsandbytes import quantise
+from baselines._packages import check_installed
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Method(lora.Method):
 
     def check(self, config: Mapping[str, Any]) -> None:
         super().check(config)
-        check_installed("qlora")
+        check_installed("qlora", "bitsandbytes")
 
     def prepare(self, model: nn.Module) -> nn.Module:
         self.check(model.config.to_dict())  # type: ignore[operator, union-attr]

@@ -8,7 +8,10 @@ rates, the LISA paper's, serve here too; the paper trains all its ranks, 4 to 20
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from baselines import lora
 
@@ -24,3 +27,9 @@ class Method(lora.Method):
     paper = "Kalajdzievski 2023, arXiv 2312.03732"
     small = {"rank": 4, "alpha": 8.0}
     options = {"use_rslora": True}
+
+    @classmethod
+    def full_limit(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The full rank, scaled as at `small`."""
+        rank = super().full_limit(config)["rank"]
+        return {"rank": rank, "alpha": cls.small["alpha"] * math.sqrt(rank / cls.small["rank"])}

@@ -9,6 +9,7 @@ instruction tuning, 1e-2 and 2e-2 for smaller models in the paper; 1e-3 is what 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ class VeRAHyperparameters:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank of VeRA's matrices is {self.rank}; legal: at least 1.")
+        if not 0 < self.d_initial < math.inf:
+            raise ValueError(f"d_initial of VeRA is {self.d_initial}; legal: a finite number above 0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout of VeRA is {self.dropout}; legal: from 0 to below 1.")
 

@@ -11,7 +11,8 @@ from typing import Any
 from eval.benchmarks import BENCHMARKS
 from eval.collect import Run
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "galore-torch", "lm-eval", "datasets")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "galore-torch", "apollo-torch")
+PACKAGES += ("lm-eval", "datasets")
 
 
 def conditions(runs: Iterable[Run], experiment: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def conditions(runs: Iterable[Run], experiment: Mapping[str, Any]) -> dict[str, 
         "threads": distinct(environment.get("threads") for environment in environments),
         "precision": distinct(setting.get("precision") for setting in settings),
         "record_version": distinct(record.get("schema_version") for record in records),
-        "packages": distinct(packages_line(environment.get("packages", {})) for environment in environments),
+        "packages": distinct_packages(packages_line(environment.get("packages", {})) for environment in environments),
         "git_commit": distinct(environment.get("git_commit") for environment in environments),
         "git_dirty": any(environment.get("git_dirty") for environment in environments) if environments else None,
         "first_started": dates[0] if dates else None,
@@ -42,6 +43,23 @@ def distinct(values: Iterable[Any]) -> str | None:
 def packages_line(packages: Mapping[str, str | None]) -> str:
     """The versions of what matters for the numbers, in one line."""
     return ", ".join(f"{name} {packages[name]}" for name in PACKAGES if packages.get(name))
+
+
+def distinct_packages(lines: Iterable[str | None]) -> str | None:
+    """The different ones of `packages_line`'s lines, joined; None if there is none.
+
+    A package that a record does not name is no difference: older records name fewer.
+    """
+    found: list[dict[str, str]] = []
+    for line in (part for joined in lines if joined for part in joined.split(" / ")):
+        versions = dict(entry.rsplit(" ", 1) for entry in line.split(", "))
+        same = (known for known in found if all(known.get(name, versions[name]) == versions[name] for name in versions))
+        known = next(same, None)
+        if known is None:
+            found.append(versions)
+        else:
+            known.update(versions)
+    return " / ".join(packages_line(versions) for versions in found) or None
 
 
 def judges(runs: Iterable[Run]) -> str | None:

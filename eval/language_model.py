@@ -27,8 +27,9 @@ def load(model: Any, tokenizer: Any, *, batch_size: int, device: str, dtype: str
             raise EvaluationError(f"No checkpoint in {folder}: it has no config.json.")
         if dtype not in DTYPES:
             raise EvaluationError(f"Unknown dtype {dtype!r}. Known: {', '.join(DTYPES)}.")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).to(device)
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
+        settings = {"dtype": DTYPES[dtype], "trust_remote_code": False}  # an error, and no question to a terminal
+        model = AutoModelForCausalLM.from_pretrained(folder, **settings).to(device)
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer is None:
         raise EvaluationError("A loaded model needs its tokenizer beside it.")
     return CountingHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")

@@ -22,8 +22,9 @@ CANNOT = {  # the abilities of baselines/contract.py, as what a method cannot do
     "full limit": "tend to full fine-tuning as its size grows to the model's",
 }
 NOTES = (
-    "A run that asks a method for one of these is refused, with the reason. To all else in the contract of a method "
-    "(baselines/contract.py) the tests hold every method.",
+    "A run that asks a method to accumulate, to clip by the common norm, to recompute activations or to train such a "
+    "model is refused, with the reason. The others are properties: a checkpoint with further code loads with "
+    "trust_remote_code=True. To all else in the contract of a method (baselines/contract.py) the tests hold every one.",
 )
 
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eval.conditions import distinct, packages_line
+from eval.conditions import distinct, distinct_packages, packages_line
 from eval.memory_cells import PHASES, MemoryCell, devices, outcome, siblings, unmet, word
 from eval.published import Cell, find
 from eval.tables import COMPONENTS, TRAINABLE, TableRow, published_cells, times
@@ -267,7 +267,7 @@ def _conditions(cell: MemoryCell, experiment: Mapping[str, Any]) -> TableRow:
         "experiment": experiment["name"],
         **cell.planned["conditions"],
         "simulated_with": packages_line(simulator.get("packages", {})) or None,
-        "measured_with": distinct(packages_line(environment.get("packages", {})) for environment in measured),
+        "measured_with": distinct_packages(packages_line(environment.get("packages", {})) for environment in measured),
         "git_commit": distinct(environment.get("git_commit") for environment in every),
         "git_dirty": any(dirty) if dirty else None,
     }

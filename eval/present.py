@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.benchmarks import BENCHMARKS
 from eval.collect import ACCURACIES
-from eval.conditions import distinct
+from eval.conditions import distinct, distinct_packages
 from eval.statistics import STDERR_NOTE
 from eval.tables import COMPONENTS, METERED, PHASES, TRAINABLE, TableRow
 from eval.text import EMPTY, Column, Table, build, memory_unit, number, plain, plus_minus, signed
@@ -28,6 +28,10 @@ WORLD_NOTE = (
 OLD_COMPONENTS_NOTE = (
     "Records of version 1.0 know no temporaries: their activations hold those of forward and backward too, their other "
     "those of the optimizer step."
+)
+SETTING_NOTE = (
+    "Learning rates are the experiment's, one a method, and not swept: a row is one setting of a method, not its rank "
+    "among them."
 )
 RULE_BASED_NOTE = (
     "MT-Bench was rated by a rule-based judge, a small program that uses no language model. "
@@ -54,8 +58,10 @@ def methods_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
     notes = [
         "Accuracies in %; scores and losses are means over the seeds that have them. " + STDERR_NOTE,
         f"Peak memory: allocated while training, largest of the seeds, {UNITS[unit]}; weights to other are its parts, "
-        "at that moment. State at the end: all that the optimizer holds after the last step. Tokens: without padding.",
+        "at that moment. State at the end: all that the optimizer holds after the last step; the peak may hold another "
+        "amount, as BAdam's does at a switch. Tokens: without padding.",
         "Trained: parameters that train at a time, also in % of the base model's.",
+        SETTING_NOTE,
         *([OLD_COMPONENTS_NOTE] if any(_is_old(row, "peak_") for row in rows) else []),
         *_mt_bench_notes(rows, experiment),
         *_reasons(rows),
@@ -297,8 +303,8 @@ def _row_name(row: TableRow, rows: list[TableRow]) -> str:
 
 def _conditions(rows: list[TableRow], experiment: Mapping[str, Any]) -> list[str]:
     """Experiment, device, precision, packages, commit and dates, as all the rows together have them."""
-    keys = ("device", "threads", "precision", "packages", "git_commit")
-    found = {key: _joined(row[key] for row in rows) for key in keys}
+    found = {key: _joined(row[key] for row in rows) for key in ("device", "threads", "precision", "git_commit")}
+    packages = distinct_packages(row["packages"] for row in rows) or "unknown"
     dirty = " with uncommitted changes" if any(row["git_dirty"] for row in rows) else ""
     dates = sorted(row[key] for row in rows for key in ("first_started", "last_started") if row[key])
     period = " to ".join(dict.fromkeys(_minute(date) for date in (dates[0], dates[-1]))) if dates else "never"
@@ -307,7 +313,7 @@ def _conditions(rows: list[TableRow], experiment: Mapping[str, Any]) -> list[str
         *world,
         f"Experiment {experiment['name']}. Device: {found['device']}; CPU threads a run: {found['threads']}; "
         f"precision: {found['precision']}.",
-        f"Packages: {found['packages']}. Commit {found['git_commit']}{dirty}. Runs started: {period}.",
+        f"Packages: {packages}. Commit {found['git_commit']}{dirty}. Runs started: {period}.",
     ]
 
 

@@ -171,7 +171,8 @@ def _with_setting(where: str, cell: dict[str, Any], setting: dict[str, Any]) -> 
     }
     if all(changed[key] == cell[key] for key in ("hyperparameters", "conditions")):
         raise InputError(f"{where} changes nothing of {name} on {cell['model']}; give training or hyperparameters.")
-    check_abilities(f"{where} on {name}", method_class(where, cell["method"]), changed["conditions"])
+    method = method_class(where, cell["method"])
+    check_abilities(f"{where} on {name}", method, changed["conditions"], "training.")
     if changed["conditions"]["step_in_backward"]:
         check_one_gradient_at_a_time(f"{where} on {name}", changed["conditions"])
     return changed

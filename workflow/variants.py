@@ -55,7 +55,7 @@ def _variant(config: dict[str, Any], index: int, entry: str | dict[str, Any]) ->
     entry = {"method": entry, "variant": "default", "hyperparameters": {}} if isinstance(entry, str) else entry
     name = entry["method"]
     method = method_class(f"methods[{index}]", name)
-    check_abilities(f"methods[{index}] ({name})", method, config["training"])
+    check_abilities(f"methods[{index}] ({name})", method, config["training"], "training.")
     shared = config["method_settings"].get(name, {"hyperparameters": {}})
     overrides = {**shared["hyperparameters"], **entry["hyperparameters"]}
     sources = (entry, shared, config["training"], {"learning_rate": method.default_learning_rate})

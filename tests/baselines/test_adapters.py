@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import baselines
-from baselines._peft import adapted_modules, merged_parameters
+from baselines._peft import PeftMethod, adapted_modules, merged_parameters
 from baselines.contract import AdamWSettings
 from tests.models import LAYERS, batch, changed, copies, loss_of, start, tiny_gpt2, tiny_llama, tiny_qwen
 from workflow.engine.weight_norms import part_norms
@@ -133,6 +133,40 @@ def test_merged_norms_are_those_of_the_exported_model(name, kind, tmp_path):
 def test_an_illegal_hyper_parameter_is_refused(name, overrides, message):
     with pytest.raises(ValueError, match=message):
         baselines.hyperparameters(name, overrides)
+
+
+# --- mixtures of experts
+
+
+def a_mixture() -> nn.Module:
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**PeftMethod.refused_example, vocab_size=32))
+
+
+@pytest.mark.parametrize("name", [*ADAPTERS, "qlora"])
+def test_experts_in_tensors_of_three_sides_are_refused_before_and_when_preparing(name):
+    assert "Mixtral" in baselines.method_class(name).limits()["models"]
+    method = baselines.build(name, baselines.method_class(name).small, AdamWSettings(), 0)
+    told = f"Model type 'mixtral' holds its experts in tensors of three sides; {name} merges matrices only."
+    for refuse in (lambda: method.check(a_mixture().config.to_dict()), lambda: method.prepare(a_mixture())):
+        with pytest.raises(ValueError) as error:
+            refuse()
+        assert str(error.value) == told
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_convolution_is_no_expert(name):
+    baselines.build(name, baselines.method_class(name).small, AdamWSettings(), 0).check(
+        {"model_type": "falcon_h1", "num_hidden_layers": 2}
+    )
+
+
+def test_an_export_that_would_lose_a_trained_weight_is_an_error(monkeypatch, tmp_path):
+    """As peft nests its wrappers around experts, merging would."""
+    monkeypatch.setattr(PeftMethod, "check", lambda self, config: None)
+    run = start("lora", a_mixture()).train(0, 2)
+    with pytest.raises(RuntimeError, match="Merging MixtralForCausalLM loses or renames .*experts"):
+        run.method.export(run.model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- rsLoRA

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from apollo_torch import APOLLOAdamW
@@ -116,3 +118,14 @@ def test_an_illegal_value_is_an_error_with_what_is_legal(override):
     (key, value) = next(iter(override.items()))
     with pytest.raises(ValueError, match=f"{key} of APOLLO is {value!r}; legal: "):
         baselines.hyperparameters("apollo_mini", override)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("package", ["apollo-torch", "bitsandbytes"])
+def test_without_a_package_the_check_says_what_to_install(name, package, monkeypatch):
+    method = baselines.build(name, {}, AdamWSettings(), 0)
+    method.check({})
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda it: found(it) if it != package.replace("-", "_") else None)
+    with pytest.raises(ValueError, match=f"APOLLO needs the package {package}, .*: pip install {package}"):
+        method.check({})

@@ -227,10 +227,23 @@ def test_other_families_train_and_export(name, family, tmp_path):
 @pytest.mark.parametrize(("family", "children"), [("opt", "fc1"), ("bloom", "mlp")])
 @EVERY
 def test_layers_of_another_build_are_refused(name, family, children):
-    """OPT has no module for its MLP; BLOOM's add the residual themselves."""
+    """Before work is lost: OPT has no module for its MLP; BLOOM's add the residual themselves."""
     config = AutoConfig.for_model(family, vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    with pytest.raises(ValueError, match=rf"looked for one module named .*residual.*{children}"):
+    with pytest.raises(
+        ValueError, match=rf"'{family}' ends: looked for one module named .*residual.*{children}"
+    ) as told:
+        baselines.build(name, {}, AdamWSettings(), 0).check(config.to_dict())
+    with pytest.raises(ValueError) as prepared:
         start(name, AutoModelForCausalLM.from_config(config))
+    assert str(prepared.value) == str(told.value)
+
+
+@EVERY
+def test_where_layers_are_named_the_check_looks_there(name):
+    method = baselines.build(name, {"layers": "model.stages"}, AdamWSettings(), 0)
+    with pytest.raises(ValueError, match=r"model\.stages"):
+        method.check(tiny_llama().config.to_dict())
+    baselines.build(name, {"layers": "model.layers"}, AdamWSettings(), 0).check(tiny_llama().config.to_dict())
 
 
 @EVERY

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from galore_torch import GaLoreAdamW
 
+import baselines
 from baselines._projectors import PROJECTIONS
 from baselines.contract import AdamWSettings
 from tests.models import held_bytes, loss_of, start, tiny_gpt2, tiny_llama
@@ -94,3 +97,14 @@ def test_a_projector_is_renewed_after_the_gap_and_not_before():
 def test_a_checkpoint_from_before_the_first_step_loads():
     checkpoint = start("galore").saved()
     assert start("galore").load(checkpoint).train(0, 5).losses == start("galore").train(0, 5).losses
+
+
+@pytest.mark.parametrize("name", ["galore", "galore_layerwise", "lisa_galore", "owlore"])
+@pytest.mark.parametrize("package", ["galore-torch", "bitsandbytes"])
+def test_without_a_package_the_check_says_what_to_install(name, package, monkeypatch):
+    method = baselines.build(name, {}, AdamWSettings(), 0)
+    method.check({})
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda it: found(it) if it != package.replace("-", "_") else None)
+    with pytest.raises(ValueError, match=f"GaLore needs the package {package}, .*: pip install {package}"):
+        method.check({})

@@ -209,3 +209,10 @@ def test_a_prefix_that_leaves_too_few_positions_is_refused_before_anything_runs(
 def test_models_whose_cache_has_another_shape_are_refused(config):
     with pytest.raises(ValueError, match=config["model_type"]):
         baselines.build("prefix_tuning", {}, AdamWSettings(), 0).check(config)
+
+
+def test_prepare_refuses_what_check_refuses():
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gptj", vocab_size=32, **sizes))
+    with pytest.raises(ValueError, match="shape of the key-value cache of model type 'gptj'"):
+        baselines.build("prefix_tuning", {}, AdamWSettings(), 0).prepare(model)

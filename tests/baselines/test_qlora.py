@@ -174,6 +174,21 @@ def test_the_export_without_training_is_the_dequantised_base(tmp_path: Any) -> N
     assert all(torch.equal(p, copies(exported)[name]) for name, p in base.named_parameters())
 
 
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("lm_head", "q_proj")])
+def test_layers_that_no_adapter_wraps_are_exported_dequantised(targets: tuple[str, ...], tmp_path: Any) -> None:
+    run = start("qlora", tiny_llama(tied=False), target_modules=targets).train(0, 2)
+    run.model.eval()
+    with torch.no_grad():
+        trained = run.model(input_ids=batch(99)).logits
+    run.method.export(run.model, tmp_path)
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert [name for name, _ in exported.named_parameters()] == [
+        n for n, _ in tiny_llama(tied=False).named_parameters()
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(exported(input_ids=batch(99)).logits, trained, rtol=0, atol=1e-5)
+
+
 def test_operations_are_loras() -> None:
     counts = []
     for name in ("lora", "qlora"):

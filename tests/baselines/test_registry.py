@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +128,11 @@ def test_tuples_of_numbers_are_converted(monkeypatch):
         ("galore", {"rank": 0}),
         ("galore", {"update_proj_gap": 0}),
         ("galore", {"proj_type": "standard"}),
+        *((name, {"alpha": value}) for name in ("lora", "rslora", "dora", "pissa", "qlora") for value in (0, -16)),
+        *((name, {"scale": value}) for name in ("galore", "lisa_galore", "owlore", "apollo") for value in (0, -1)),
+        ("vera", {"d_initial": 0}),
+        ("vera", {"d_initial": -0.1}),
+        ("lora_plus", {"embedding_learning_rate": 0}),
     ],
 )
 def test_an_illegal_value_is_an_error_with_the_value_and_what_is_legal(method, override):
@@ -137,3 +144,48 @@ def test_an_illegal_value_is_an_error_with_the_value_and_what_is_legal(method, o
 def test_an_unquoted_word_that_yaml_takes_for_a_boolean_is_explained():
     with pytest.raises(ValueError, match="'embeddings' of method lisa is False.*put them in quotes"):
         baselines.hyperparameters("lisa", {"embeddings": False})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_refused_whatever_the_method(value):
+    floats = [(name, *entry) for name in baselines.names() for entry in hints(name).items() if "float" in str(entry[1])]
+    assert {"lora", "galore", "vera", "adalomo"} <= {name for name, *_ in floats}
+    for name, key, hint in floats:
+        given = [0.5, value] if "tuple" in str(hint) else value
+        with pytest.raises(ValueError, match=f"'{key}' of method {name} is {re.escape(str(given))}; legal: a finite"):
+            baselines.hyperparameters(name, {key: given})
+
+
+def hints(name):
+    return typing.get_type_hints(baselines.method_class(name).Hyperparameters)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+@pytest.mark.parametrize("name", ["lora", "pissa", "qlora"])
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (["query_key_value"], r"\['query_key_value'\], which matches no module; legal: .*down_proj, .*q_proj"),
+        (["proj"], "'proj'.* matches no module"),
+        ("q_proj", "'q_proj', which matches no module; legal: .*regular expression of whole names"),
+        ("(q_proj", "no regular expression"),
+        ([], "matches no module; legal: "),
+    ],
+)
+def test_adapted_modules_that_the_model_does_not_have_are_refused(name, targets, told):
+    with pytest.raises(ValueError, match=told):
+        baselines.build(name, {"target_modules": targets}, ADAMW, 0).check(LLAMA)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", r".*\.(q|v)_proj", ["mlp.up_proj", "c_attn"], ["lm_head"]])
+def test_adapted_modules_that_the_model_has_are_taken(targets):
+    baselines.build("lora", {"target_modules": targets}, ADAMW, 0).check(LLAMA)

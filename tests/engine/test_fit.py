@@ -233,6 +233,15 @@ def test_what_does_not_go_together_is_named(config):
         fit(Question(config, "lisa", {"gamma": 4}, Conditions(sequence_length=64), room_for(GB)))
 
 
+def test_a_model_that_is_refused_while_simulating_is_one_line_too(config, monkeypatch):
+    def simulate(*_: Any) -> None:
+        raise ValueError("The layers\nhave no pockets.")
+
+    monkeypatch.setattr("workflow.engine.simulator.simulate", simulate)
+    with pytest.raises(InputError, match=r"^full on this model: The layers have no pockets\.$"):
+        fit(question(config, room_for(GB)))
+
+
 def test_importing_fit_loads_no_torch():
     import subprocess
     import sys

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.eval.benchmark_data import write_checkpoint
-from tests.models import tiny_llama
+from tests.models import start, tiny_llama
 from workflow.engine.errors import InputError
 from workflow.engine.models import count_parameters, load_model, load_tokenizer, sha256_folder
 
@@ -67,3 +68,23 @@ def test_a_folders_checksum_moves_with_names_and_contents_and_not_with_its_manif
     assert (changed := sha256_folder(tmp_path)) != first
     (tmp_path / "b").rename(tmp_path / "c")
     assert sha256_folder(tmp_path) not in (first, changed)
+
+
+@pytest.mark.parametrize("method", ["series_adapter", "parallel_adapter", "prefix_tuning"])
+def test_a_tokenizer_beside_a_modelling_file_loads_without_a_question_or_a_warning(
+    method: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run, asked = start(method), []
+    run.method.export(run.model, tmp_path)
+    load_tokenizer(checkpoint).save_pretrained(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    capfd.readouterr()
+    assert load_tokenizer(tmp_path)("a question").input_ids == load_tokenizer(checkpoint)("a question").input_ids
+    shown = "".join(capfd.readouterr()) + caplog.text
+    assert not asked and "custom code" not in shown and "You are using a model of type" not in shown

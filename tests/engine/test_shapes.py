@@ -14,12 +14,22 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+import baselines
+from baselines.contract import AdamWSettings
 from lisa import decoder_layers
 from tests.conftest import ROOT
 from tests.engine.hub_server import Hub, Repository, serve
 from workflow.engine.errors import InputError
 from workflow.engine.models import count_parameters
-from workflow.engine.shapes import check_length, needs_download, positions, read_config, read_shape, shape_names
+from workflow.engine.shapes import (
+    check_length,
+    check_room,
+    needs_download,
+    positions,
+    read_config,
+    read_shape,
+    shape_names,
+)
 
 # (layers, parameters): the hub shows the number of values in each checkpoint's safetensors files on its model page
 PUBLISHED = {
@@ -255,3 +265,18 @@ def test_without_a_network_the_error_names_what_needs_none(tmp_path: Path):
     [message] = read_in_process(["meta-llama/Llama-2-7b-fh"], tmp_path, nobody)
     for word in ("cannot be downloaded", "Did you mean 'meta-llama/llama-2-7b-hf'?", *PUBLISHED):
         assert word in message
+
+
+def room_of(extra: int, sequence_length: int) -> None:
+    method = baselines.build("prefix_tuning", {"num_virtual_tokens": extra}, AdamWSettings(), 0)
+    check_room(method, {"max_position_embeddings": 4096}, sequence_length)
+
+
+def test_a_prefix_that_leaves_no_room_for_any_sequence_is_refused_with_the_longest():
+    with pytest.raises(ValueError, match="takes 5000 positions .* has 4096; legal: up to 4095"):
+        room_of(5000, 8)
+    with pytest.raises(ValueError, match="takes 4096 positions .* legal: up to 4095"):
+        room_of(4096, 1)
+    with pytest.raises(ValueError, match="legal: sequences up to 1\\."):
+        room_of(4095, 2)
+    room_of(4095, 1)

@@ -265,7 +265,7 @@ def test_an_experiment_is_refused_before_anything_runs(monkeypatch: pytest.Monke
     assert resolve(legal)["training"]["step_in_backward"]
 
     monkeypatch.setattr(baselines.method_class("lisa"), "steps_in_backward", True)
-    with pytest.raises(InputError, match=r"^methods\[1\] \(lisa\): max_grad_norm is 1\.0; legal: null"):
+    with pytest.raises(InputError, match=r"^methods\[1\] \(lisa\): training\.max_grad_norm is 1\.0; legal: null"):
         resolve(changed("training.steps", 4))
 
 

@@ -11,6 +11,7 @@ import pytest
 from baselines.contract import ABILITIES
 from eval import EvaluationError, present, tables
 from eval.collect import collect
+from eval.conditions import distinct_packages
 from eval.limits import CANNOT, limits, limits_table
 from eval.text import to_markdown
 from eval.versus import versus
@@ -369,3 +370,23 @@ def test_mixed_conditions_are_shown_and_not_hidden(plan, tree):
     record["environment"]["device"] = "Imaginary GPU"
     fixture_tree.write(path, record)
     assert row_of(all_tables(plan, tree)[0], "full")["device"] == "Imaginary GPU / cpu (Imaginary CPU)"
+
+
+def test_a_package_that_older_records_do_not_name_is_no_difference():
+    old, new = "torch 2.13.0, peft 0.21.2", "torch 2.13.0, bitsandbytes 0.50.2, apollo-torch 1.0.3"
+    assert distinct_packages([old, None, new, old]) == (
+        "torch 2.13.0, peft 0.21.2, bitsandbytes 0.50.2, apollo-torch 1.0.3"
+    )
+    assert distinct_packages([old, "torch 2.14.0, peft 0.21.2", new]).count(" / ") == 1
+    assert distinct_packages([None]) is None
+
+
+def test_the_table_of_methods_says_that_a_row_is_one_setting(plan, tree):
+    shown = present.methods_table(tables.methods(rows_of(plan, tree), plan), plan)
+    assert any("one a method, and not swept" in note for note in shown.notes)
+
+
+def test_the_note_on_limits_says_which_of_them_are_refused(plan, tree):
+    (note,) = limits_table(limits(rows_of(plan, tree)), plan).notes
+    refused, _, properties = note.partition(" is refused")
+    assert "accumulate" in refused and "checkpoint with" not in refused and "trust_remote_code=True" in properties

@@ -234,3 +234,8 @@ def test_experiment_json_loads_back_equal(tmp_path: Path) -> None:
     assert "1e-08" in file.read_text()  # which YAML would read as a word
     assert load(file) == resolved
     assert isinstance(load(file)["training"]["epsilon"], float)
+
+
+def test_a_setting_that_a_method_cannot_honour_is_named_by_its_place_in_the_file():
+    with pytest.raises(InputError, match=r"^methods\[1\] \(lomo\): training\.max_grad_norm is 1\.0; legal: null"):
+        resolve(small(methods=["full", "lomo"]))

@@ -141,6 +141,17 @@ def test_a_refused_model_a_missing_package_and_a_skeleton_say_so(tiny, only, cap
     assert "untold" not in answered(["--markdown"], capsys)
 
 
+def test_a_model_that_only_prepare_can_refuse_leaves_the_other_rows(tiny, only, capsys):
+    class Late(Stub):
+        def prepare(self, model):
+            raise ValueError("The layers of 'llama'\nhave no pockets.")
+
+    only("full", late=Late)
+    text = answered(["--model", tiny], capsys)
+    assert row("late", text)[2] == "refused" and "refused: The layers of 'llama' have no pockets." in text
+    assert row("full", text)[3] == "100.000%"
+
+
 def test_an_error_of_a_method_is_not_taken_for_a_skeleton(tiny, only):
     class Broken(Stub):
         def prepare(self, model):
@@ -244,3 +255,24 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, expected, capsys):
     assert code == 2 and shown.out == ""
     assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
     assert re.search(expected, shown.err)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--markdown"]])
+def test_a_method_of_another_family_is_one_line(form, capsys):
+    assert cli.main(["methods", "lora", "--family", "full", *form]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "error: Method 'lora' is of family 'adapters', not 'full'.\n")
+    assert cli.main(["methods", "lora", "--family", "adapters", "--markdown"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "unsaid"),
+    [
+        ("lomo", "state none\n", "none bytes"),
+        ("vanilla", "learning rates none: it does not train", "where an experiment"),
+    ],
+)
+def test_what_a_method_has_none_of_is_said_so(name, said, unsaid, tiny, capsys):
+    assert cli.main(["methods", name, "--model", tiny]) == 0
+    shown = re.sub(r" +", " ", capsys.readouterr().out)
+    assert said in shown and unsaid not in shown

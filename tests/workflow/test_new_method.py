@@ -161,6 +161,7 @@ def test_a_skeleton_names_every_decision_of_the_contract(checkout):
         ("lambda", "'lambda' is a keyword of Python"),
         ("contract", "'contract' is taken: the contract's own file"),
         ("all", "'all' is taken"),
+        ("a" * 300, "has 300 letters; legal: up to 40"),
         ("lisa", "Method 'lisa' exists already: baselines/lisa.py. Known: .*lora"),
     ],
 )

@@ -127,6 +127,8 @@ def _chosen(name: str | None, family: str | None) -> list[str]:
         raise InputError(f"--family: unknown {family!r}.{hint(family, list(FAMILIES))} Known: {', '.join(FAMILIES)}.")
     order = {known: place for place, known in enumerate(FAMILIES)}  # a family not filled in yet stands last
     families = {each: baselines.method_class(each).family for each in ([name] if name else baselines.names())}
+    if name and family not in (None, families[name]):
+        raise InputError(f"Method {name!r} is of family {families[name]!r}, not {family!r}.")
     chosen = [each for each, its in families.items() if family in (None, its)]
     return sorted(chosen, key=lambda each: (order.get(families[each], len(order)), each))
 
@@ -164,10 +166,9 @@ def _figures(name: str, config: Any, parameters: int, precision: str) -> Figures
         return Figures("does not train")
     try:
         method.check(config.to_dict())
-    except ValueError as error:
-        return Figures("refused", _words(error))
-    try:
         trains, state_bytes = _prepared(method, config, precision)
+    except ValueError as error:  # of `check`, or of what only a look at the model finds
+        return Figures("refused", _words(error))
     except ModuleNotFoundError as error:
         return Figures("package missing", _words(error))
     except NotImplementedError as error:  # as `lisa-bench new-method` leaves it

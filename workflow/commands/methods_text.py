@@ -46,14 +46,14 @@ def details(catalogue: Catalogue) -> str:
     """All about the one method in the catalogue."""
     ((name, figures),) = catalogue.figures.items()
     method = baselines.method_class(name)
+    rates = f"{', '.join(f'{lr:g}' for lr in method.learning_rates)}; {method.default_learning_rate:g}"
     about = {
         "family": method.family,
         "paper": method.paper,
         "code": method.implementation,
         "optimizer": method.optimizer_name,
-        "state": f"{method.state_formula} bytes",
-        "learning rates": f"{', '.join(f'{lr:g}' for lr in method.learning_rates)}; {method.default_learning_rate:g}"
-        " where an experiment names none",
+        "state": method.state_formula if method.state_formula == "none" else f"{method.state_formula} bytes",
+        "learning rates": f"{rates} where an experiment names none" if method.trains else "none: it does not train",
     }
     lines = [f"{name}: {method.summary}", "", *_filled(_first_paragraph(method)), ""]
     lines += [line for key, value in about.items() for line in _entry(key, 16, value)]

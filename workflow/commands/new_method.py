@@ -23,6 +23,7 @@ SUMMARY = "write the skeleton of a method and of its tests"
 ROOT = Path(baselines.__file__).parents[1]
 TEMPLATES = {"baselines/{}.py": "method.template", "tests/baselines/test_{}.py": "method_test.template"}
 RESERVED = {"contract": "the contract's own file", "all": "what commands call every method"}
+LONGEST = 40  # letters of a name: it stands in tables and file names
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -53,6 +54,8 @@ next:
 
 def check_name(name: str) -> None:
     """Raise InputError unless a method can have this name."""
+    if len(name) > LONGEST:
+        raise InputError(f"Name {name[:LONGEST]!r}... has {len(name)} letters; legal: up to {LONGEST}.")
     if not NAME.fullmatch(name):
         close = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()
         hint = f" Did you mean {close!r}?" if NAME.fullmatch(close) else ""

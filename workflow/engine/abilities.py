@@ -18,10 +18,15 @@ SETTINGS = {  # ability -> the setting that asks for it, and its value that does
 }
 
 
-def check_abilities(who: str, method: type[Method], settings: Mapping[str, Any]) -> None:
-    """Raise InputError if settings of training ask what the method lacks; `who` is the place that names it."""
+def check_abilities(who: str, method: type[Method], settings: Mapping[str, Any], section: str = "") -> None:
+    """Raise InputError if settings of training ask what the method lacks.
+
+    Args:
+        who: the place that names the method.
+        section: where the settings stand, as it is put before their names: "training.".
+    """
     limits = method.limits()
     for ability, (key, legal) in SETTINGS.items():
         if ability in limits and settings[key] != legal:
-            told = f"{key} is {json.dumps(settings[key])}; legal: {json.dumps(legal)}"
+            told = f"{section}{key} is {json.dumps(settings[key])}; legal: {json.dumps(legal)}"
             raise InputError(f"{who}: {told}, because {limits[ability]}.")

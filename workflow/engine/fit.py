@@ -225,7 +225,10 @@ class Trials:
         from workflow.engine.simulator import simulate
 
         question = self.question
-        simulation = simulate(question.config, question.method, dict(question.hyperparameters), conditions)
+        try:
+            simulation = simulate(question.config, question.method, dict(question.hyperparameters), conditions)
+        except ValueError as error:  # of what only a look at the model finds
+            raise InputError(f"{question.method} on this model: {' '.join(str(error).split())}") from error
         checkpointed = ", checkpointing" if conditions.gradient_checkpointing else ""
         self.report(
             f"{question.method}: batch {conditions.batch_size} x {conditions.sequence_length} tokens{checkpointed}:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ def load_model(
         ValueError: the checkpoint brings a modelling file, and `own_code` is False.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     settings = {"dtype": DTYPES[precision], "attn_implementation": attention, "trust_remote_code": own_code}
     model = AutoModelForCausalLM.from_pretrained(folder, **settings)
     model.config.use_cache = not training
@@ -64,15 +65,28 @@ def weights_bytes(config: Any, precision: str) -> int:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The checkpoint's tokenizer; padding is the end of sequence where the model has no padding of its own."""
+    """The checkpoint's tokenizer; padding is the end of sequence where the model has no padding of its own.
+
+    It needs no modelling file that the checkpoint brings, and nobody is asked whether to run one.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    logger = logging.getLogger("transformers.configuration_utils")
+    logger.addFilter(_is_no_surprise_at_its_type)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    finally:
+        logger.removeFilter(_is_no_surprise_at_its_type)
     if tokenizer.eos_token_id is None:
         raise InputError(f"{folder}: the tokenizer has no end-of-sequence token, so answers would have no end.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _is_no_surprise_at_its_type(record: logging.LogRecord) -> bool:
+    """Without the modelling file its `model_type` is unknown, and for a tokenizer that is as it should be."""
+    return "You are using a model of type" not in record.getMessage()
 
 
 def count_parameters(model: nn.Module) -> int:

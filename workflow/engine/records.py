@@ -69,8 +69,8 @@ def method_files(method: str) -> list[Path]:
 
 
 def _own_files(method: str) -> set[Path]:
-    """The contract, the method's file, and all modules of baselines that these import, directly or through others."""
-    found, new = set(), {ROOT / "baselines/contract.py", ROOT / f"baselines/{method}.py"}
+    """Registry, contract, the method's file, and all modules of baselines that these import, directly or not."""
+    found, new = set(), {ROOT / f"baselines/{name}.py" for name in ("__init__", "contract", method)}
     while new:
         found |= new
         new = {imported for file in new for imported in _imported_baselines(file)} - found

@@ -88,6 +88,10 @@ def check_length(config: PretrainedConfig, sequence_length: int, where: str = "s
 def check_room(method: Method, shape: Mapping[str, Any], sequence_length: int) -> None:
     """Raise ValueError unless the model's positions hold such a sequence and what the method puts in front of it."""
     most, extra = positions(shape), method.extra_positions()
+    if most is not None and extra >= most:
+        raise ValueError(
+            f"It takes {extra} positions in front of every sequence, and the model has {most}; legal: up to {most - 1}."
+        )
     if most is not None and extra and sequence_length + extra > most:
         raise ValueError(
             f"It takes {extra} positions in front of a sequence of {sequence_length} tokens, and the model has {most};"

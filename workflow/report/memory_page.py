@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from eval.conditions import distinct, packages_line
+from eval.conditions import distinct, distinct_packages, packages_line
 from eval.memory_cells import MemoryCell, devices
 from eval.memory_present import conditions_line
 from eval.reproduction import remarks
@@ -93,7 +93,9 @@ def summary(experiment: Mapping[str, Any], cells: list[MemoryCell]) -> list[str]
     """What was simulated and measured, and under which conditions, in a few sentences."""
     methods = list(dict.fromkeys(cell.row[1] for cell in cells))
     simulated = [cell for cell in cells if cell.simulated]
-    versions = distinct(packages_line(cell.simulated.get("environment", {}).get("packages", {})) for cell in simulated)
+    versions = distinct_packages(
+        packages_line(cell.simulated.get("environment", {}).get("packages", {})) for cell in simulated
+    )
     return [
         f"One optimizer step of {listed(methods)} on {listed(figures.models_of(cells))}: peak memory predicted by "
         "running the real model and method on tensors without data.",
@@ -114,7 +116,7 @@ def _measured_words(cells: list[MemoryCell]) -> str:
 def notices(cells: list[MemoryCell]) -> list[str]:
     """What a reader must know before reading a number."""
     environments = [cell.simulated.get("environment", {}) for cell in cells if cell.simulated]
-    versions = distinct(packages_line(environment.get("packages", {})) for environment in environments) or ""
+    versions = distinct_packages(packages_line(environment.get("packages", {})) for environment in environments) or ""
     missing = sum(not cell.simulated for cell in cells)
     notes = [f"{missing} of {len(cells)} cells are not simulated; their rows say so."] if missing else []
     notes += ["The predictions were made with different package versions: compare with care."] * (" / " in versions)
