@@ -58,7 +58,12 @@ class Method(full.Method):
         settings, size = self.adamw, self.hyperparameters.min_8bit_size
         groups = contract.parameter_groups(model.named_parameters(), settings.weight_decay)
         betas = (settings.beta1, settings.beta2)
-        return bitsandbytes().optim.AdamW8bit(groups, lr=lr, betas=betas, eps=settings.epsilon, min_8bit_size=size)
+        package = bitsandbytes().optim
+        optimizer = package.AdamW8bit(groups, lr=lr, betas=betas, eps=settings.epsilon, min_8bit_size=size)
+        # the package has one manager for the process, with what others made of their own models' layers, by number
+        optimizer.mng = package.GlobalOptimManager.__new__(package.GlobalOptimManager)
+        optimizer.mng.initialize()
+        return optimizer
 
     def state_bytes(self, model: nn.Module) -> int:
         sizes = [p.numel() for p in model.parameters() if p.requires_grad]

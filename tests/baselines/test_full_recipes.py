@@ -19,6 +19,15 @@ from workflow.engine.shapes import read_config
 from workflow.engine.simulator import simulate
 from workflow.engine.training_step import Conditions
 
+
+@pytest.fixture(autouse=True)
+def the_package_remembers_nothing() -> Iterator[None]:
+    """Its manager lives as long as the process: what other tests' trainers asked of it is not for these."""
+    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()
+    yield
+    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()
+
+
 DECAY = 0.1
 IMPLEMENTATIONS = ("fused", "foreach", "for-loop")
 
@@ -151,6 +160,20 @@ def test_a_resumed_run_holds_no_more_than_the_uninterrupted_one() -> None:
     run = start("full_8bit").train(0, 2)
     resumed = start("full_8bit").load(run.saved()).train(2, 4)
     assert held_bytes(resumed.optimizer) == resumed.method.state_bytes(resumed.model)
+
+
+def test_what_others_in_the_process_asked_of_the_package_does_not_count() -> None:
+    """transformers' Trainer asks it for 32 bits for its embedding, and it remembers that by the place in the list."""
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
+
+    other = nn.Embedding(32, 32)
+    GlobalOptimManager.get_instance().register_module_override(other, "weight", {"optim_bits": 32})
+    theirs = AdamW8bit(other.parameters())
+    other(torch.arange(32)).sum().backward()
+    theirs.step()
+    assert (0, 0) in GlobalOptimManager.get_instance().index2config
+    run = start("full_8bit").train(0, 2)
+    assert held_bytes(run.optimizer) == run.method.state_bytes(run.model)
 
 
 def test_a_negative_size_is_refused() -> None:

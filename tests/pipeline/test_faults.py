@@ -162,11 +162,11 @@ def test_out_of_memory_is_a_result_with_its_phase(prepared: Path, monkeypatch: p
 
 
 def test_an_unexpected_error_keeps_its_traceback_and_leaves_a_failure_record(prepared: Path) -> None:
-    broken = [{"method": "lora", "variant": "x", "hyperparameters": {"target_modules": ["nowhere"]}}]
+    broken = [{"method": "lora", "variant": "x", "hyperparameters": {"target_modules": ["input_layernorm"]}}]
     file = document(prepared, name="broken", methods=broken)
     done = stage(prepared, "train", "--experiment", str(file), "--run", "tiny/world/lora/x/seed0")
     assert done.returncode != 0
     assert "Traceback" in done.stderr
     failure = json.loads((prepared / "results/broken/tiny/world/lora/x/seed0/failure.json").read_text())
     assert failure["status"] == "failed"
-    assert "nowhere" in failure["error"]
+    assert "LlamaRMSNorm" in failure["error"]

@@ -20,7 +20,7 @@ METHODS = [
     "vanilla",
     "lisa",
     {"method": "full", "variant": "hot", "learning_rate": 1e30},
-    {"method": "lora", "variant": "broken", "hyperparameters": {"target_modules": ["nowhere"]}},
+    {"method": "lora", "variant": "broken", "hyperparameters": {"target_modules": ["input_layernorm"]}},
 ]
 
 
@@ -40,7 +40,7 @@ def test_a_failed_run_ends_the_pipeline_non_zero_and_is_named(first: tuple[Path,
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert "lora/broken/seed0" in output
-    assert "nowhere" in output  # the log with the reason is shown
+    assert "LlamaRMSNorm" in output  # the log with the reason is shown
     failure = read(folder, f"{RUN}/lora/broken/seed0/failure.json")
     assert (failure["status"], failure["phase"]) == ("failed", "train")
     assert not (folder / f"{RUN}/lora/broken/seed0/run.json").exists()
@@ -72,7 +72,7 @@ def test_tables_and_page_have_a_row_for_every_variant_failed_ones_too(first: tup
     statuses = dict(zip(table["method"], table["status"], strict=True))
     assert statuses == {"vanilla": "ok", "lisa": "ok", "full": "diverged", "lora": "failed"}
     page = (folder / "results/mini/report.html").read_text()
-    assert "nowhere" in page
+    assert "LlamaRMSNorm" in page
     assert "rule-based" in page
 
 
