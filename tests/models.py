@@ -161,6 +161,20 @@ def start(
     return Run(method, model, optimizer, schedule)
 
 
+def train_by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, lr: float) -> list[float]:
+    """Losses of the plainest loop, at the rates of `start`'s schedule: what a package does by itself."""
+    losses = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr / (1 + 0.05 * step)
+        loss = loss_of(model, step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
 def copies(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 

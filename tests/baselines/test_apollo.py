@@ -11,7 +11,7 @@ from apollo_torch import APOLLOAdamW
 import baselines
 from baselines.contract import AdamWSettings
 from tests.baselines.test_galore import projected
-from tests.models import Run, copies, held_bytes, loss_of, start, tiny_gpt2, tiny_llama
+from tests.models import Run, copies, held_bytes, loss_of, start, tiny_gpt2, tiny_llama, train_by_hand
 
 GAP = 3
 KINDS = {"apollo": {"rank": 4, "scale": 1.0, "scale_type": "channel"}, "apollo_mini": {"rank": 1, "scale": 128.0}}
@@ -35,13 +35,8 @@ def test_a_step_equals_the_packages_own(name):
     run = start(name, lr=1e-2, adamw=settings)
     model = tiny_llama()
     optimizer = package_optimizer(model, name)
-    for step in range(50):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 / (1 + 0.05 * step)
-        loss_of(model, step).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        run.train(step, step + 1)
+    train_by_hand(model, optimizer, 50, lr=1e-2)
+    run.train(0, 50)
     theirs = dict(model.named_parameters())
     for parameter, ours in run.model.named_parameters():
         torch.testing.assert_close(ours, theirs[parameter], rtol=0, atol=1e-6)

@@ -11,7 +11,7 @@ from galore_torch import GaLoreAdamW
 import baselines
 from baselines._projectors import PROJECTIONS
 from baselines.contract import AdamWSettings
-from tests.models import held_bytes, loss_of, start, tiny_gpt2, tiny_llama
+from tests.models import held_bytes, start, tiny_gpt2, tiny_llama, train_by_hand
 
 RANK, GAP = 4, 3
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -40,13 +40,8 @@ def test_a_step_equals_the_packages_own(proj_type):
     run = start("galore", lr=1e-2, adamw=settings, proj_type=proj_type)
     model = tiny_llama()
     optimizer = package_optimizer(model, proj_type)
-    for step in range(50):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 / (1 + 0.05 * step)
-        loss_of(model, step).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        run.train(step, step + 1)
+    train_by_hand(model, optimizer, 50, lr=1e-2)
+    run.train(0, 50)
     theirs = dict(model.named_parameters())
     for name, ours in run.model.named_parameters():
         torch.testing.assert_close(ours, theirs[name], rtol=0, atol=1e-6)

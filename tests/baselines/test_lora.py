@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from baselines._peft import adapted_modules, merged_parameters
 from baselines.contract import AdamWSettings
-from tests.models import LAYERS, batch, loss_of, start, tiny_gpt2, tiny_llama
+from tests.models import LAYERS, batch, start, tiny_gpt2, tiny_llama, train_by_hand
 
 
 def plain_peft(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -24,15 +24,7 @@ def test_lora_equals_plain_peft(make):
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0, foreach=False
     )
-    losses = []
-    for step in range(10):
-        optimizer.param_groups[0]["lr"] = 1e-2 / (1 + 0.05 * step)
-        loss = loss_of(model, step)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert run.train(0, 10).losses == losses
+    assert run.train(0, 10).losses == train_by_hand(model, optimizer, 10, lr=1e-2)
 
 
 def test_all_linear_layers_but_the_head_are_adapted():

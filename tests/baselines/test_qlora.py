@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import baselines
 from baselines._bitsandbytes import FourBit, quantise
 from baselines.contract import AdamWSettings
-from tests.models import Run, batch, copies, loss_of, start, tiny_gpt2, tiny_llama, tiny_qwen
+from tests.models import Run, batch, copies, loss_of, start, tiny_gpt2, tiny_llama, tiny_qwen, train_by_hand
 from workflow.engine.models import loading_device
 from workflow.engine.shapes import read_config
 from workflow.engine.simulator import simulate
@@ -128,15 +128,7 @@ def test_qlora_trains_as_peft_on_the_packages_layers(make: Any, dtype: torch.dty
     for parameter in trained:
         parameter.data = parameter.data.to(dtype)  # peft's are fp32
     optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0, foreach=False)
-    losses = []
-    for step in range(6):
-        optimizer.param_groups[0]["lr"] = 1e-2 / (1 + 0.05 * step)
-        loss = loss_of(model, step)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert run.train(0, 6).losses == losses
+    assert run.train(0, 6).losses == train_by_hand(model, optimizer, 6, lr=1e-2)
 
 
 @pytest.mark.parametrize(("make", "layers"), [(tiny_llama, 7), (tiny_gpt2, 4), (tiny_qwen, 7)])
