@@ -18,6 +18,7 @@ from eval.conditions import conditions, conditions_notes, distinct
 from eval.mt_bench_tables import several
 from eval.protocols import NOT_RECORDED
 from eval.tables import TableRow, identity
+from eval.tested import UNTESTED, Verdicts
 from eval.text import Column, Digits, Table, build, number, plain, plus_minus, significant
 
 HEADING = "Forgetting"
@@ -30,16 +31,16 @@ SIGNIFICANT_DIGITS = 4
 SAME = ("file_sha256", "first_character", "characters", "tokens", "sequence_length", "backend", "dtype")
 
 
-def forgetting(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]:
+def forgetting(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> list[TableRow]:
     """Before, after (mean over seeds, with their spread) and after over before, for each row; empty without a text."""
     rows = list(rows)
     asked = experiment.get("evaluation", {}).get("general_text")
     if not asked or not any(run.forgetting for row in rows for run in row.runs):
         return []
-    return [_line(row, experiment) for row in rows]
+    return [_line(row, experiment, verdicts) for row in rows]
 
 
-def _line(row: Row, experiment: Mapping[str, Any]) -> TableRow:
+def _line(row: Row, experiment: Mapping[str, Any], verdicts: Verdicts) -> TableRow:
     scored = [run for run in row.runs if run.forgetting]
     compared = [run for run in scored if other_text(run) is None]
     shown = compared if row.first.general_text.get("status") == "ok" else scored  # a column holds one text
@@ -50,7 +51,8 @@ def _line(row: Row, experiment: Mapping[str, Any]) -> TableRow:
         before = row.first.general_text.get(key) if compared else None
         columns |= {f"{key}_before": before, **_spread(f"{key}_after", [run.forgetting[key] for run in shown])}
         columns |= _spread(f"{key}_ratio", [_ratio(run, key) for run in compared])
-    return {**columns, **conditions(row.runs, experiment)}
+    tested = verdicts.columns(row, "bits_per_byte", "bits_per_byte_after_{}")
+    return {**columns, **tested, **conditions(row.runs, experiment)}
 
 
 def _ratio(run: Run, key: str) -> float | None:

@@ -125,6 +125,11 @@ def read_samples(folder: str | Path) -> list[dict[str, Any]]:
     return _read_rows(Path(folder) / "samples.jsonl.gz")
 
 
+def read_judgments(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's judgments.jsonl, as `eval.judging` makes them."""
+    return _read_rows(Path(folder) / "judgments.jsonl")
+
+
 def scored_items(rows: Iterable[Mapping[str, Any]], where: str = "samples") -> list[Item]:
     """The items of the rows of an evaluation; `where` names them in messages."""
     items: dict[tuple[str, str], Item] = {}
@@ -149,7 +154,7 @@ def _judged_items(folder: Path) -> list[Item]:
     file = folder / "judgments.jsonl"
     answers = {row["question_id"]: row["turns"] for row in _read_rows(folder / "answers.jsonl")}
     items: dict[tuple[str, str], Item] = {}
-    for number, row in enumerate(_read_rows(file), start=1):
+    for number, row in enumerate(read_judgments(folder), start=1):
         where = f"{file}, row {number}"
         _require(where, row, JUDGED)
         if row["question_id"] not in answers:

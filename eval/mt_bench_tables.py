@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from eval.collect import Row, Run, dig
+from eval.collect import Row, dig
 from eval.conditions import conditions, conditions_notes, distinct, judges
 from eval.protocols import MT_BENCH, Slot, slots
+from eval.tested import UNTESTED, Verdicts
 from eval.text import EMPTY, Column, Table, Text, build, plain
 
 HEADING = "MT-Bench by category"
@@ -24,12 +25,13 @@ INTERVAL_NOTE = (
     "In brackets: 95 % interval, bootstrap over questions; with several seeds the mean of their intervals, because "
     "every seed answers the same questions."
 )
+ENDS = ("low", "high")
 USAGE = ("requests", "from_store", "prompt_tokens", "completion_tokens", "cost_usd")
 
 Line = dict[str, Any]
 
 
-def mt_bench_columns(part: Row, slot: Slot) -> Line:
+def mt_bench_columns(part: Row, slot: Slot, verdicts: Verdicts) -> Line:
     """The columns of a row for the seeds that were judged in one way."""
     key, score, bare = slot.key, part.estimate(MT_BENCH), part.estimate("mt_bench_without_coding")
     judged = [run.judged for run in part.runs if run.judged]
@@ -37,9 +39,9 @@ def mt_bench_columns(part: Row, slot: Slot) -> Line:
     return {
         f"{key}_points": score.value,
         f"{key}_stderr_points": score.stderr,
-        **_interval(part.runs, f"{key}_", "interval"),
+        **_interval(part, key, verdicts, "interval"),
         f"{key}_without_coding_points": bare.value,
-        **_interval(part.runs, f"{key}_without_coding_", "interval_without_coding"),
+        **_interval(part, f"{key}_without_coding", verdicts, "interval_without_coding"),
         f"{key}_ratings": sum(entry.get("ratings", 0) for entry in judged) if judged else None,
         f"{key}_unparsable": sum(entry["unparsable"] for entry in judged) if judged else None,
         f"{key}_answer_max_new_tokens": distinct(dig(entry, ("answers", "max_new_tokens")) for entry in judged),
@@ -55,12 +57,15 @@ def mt_bench_columns(part: Row, slot: Slot) -> Line:
     }
 
 
-def _interval(runs: Iterable[Run], prefix: str, *keys: str) -> Line:
-    """The mean of the seeds' intervals; None where a seed that was judged has none."""
-    found = [dig(run.judged, keys) for run in runs if run.judged]
-    known = bool(found) and all(found)
-    low, high = (fmean(pair[place] for pair in found) if known else None for place in (0, 1))
-    return {f"{prefix}low_points": low, f"{prefix}high_points": high}
+def _interval(part: Row, key: str, verdicts: Verdicts, *keys: str) -> Line:
+    """A column's interval and letters as tested; untested, the mean of the seeds' own intervals over questions, None
+    where a seed that was judged has none.
+    """
+    columns = verdicts.columns(part, key, f"{key}_{{}}_points")
+    found = [dig(run.judged, keys) for run in part.runs if run.judged]
+    if columns[f"{key}_low_points"] is None and found and all(found):
+        columns |= {f"{key}_{end}_points": fmean(pair[place] for pair in found) for place, end in enumerate(ENDS)}
+    return columns
 
 
 def usage_columns(judged: list[Mapping[str, Any]], prefix: str = "") -> Line:
@@ -107,22 +112,25 @@ def _sum_of_all(counts: Iterable[Any]) -> Any:
 # --- by category
 
 
-def categories(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[Line]:
+def categories(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> list[Line]:
     """A row's mean of every category, once for each way its answers were judged; empty if none was."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for run in row.runs for name in run.judged.get("categories", {})))
     found = slots(rows, MT_BENCH)
     parts = [(slot, slot.part(row)) for row in rows for slot in found]
-    return [_line(slot, part, names, experiment) for slot, part in parts if any(run.judged for run in part.runs)]
+    judged = [(slot, part) for slot, part in parts if any(run.judged for run in part.runs)]
+    return [_line(slot, part, names, experiment, verdicts) for slot, part in judged]
 
 
-def _line(slot: Slot, part: Row, names: list[str], experiment: Mapping[str, Any]) -> Line:
+def _line(slot: Slot, part: Row, names: list[str], experiment: Mapping[str, Any], verdicts: Verdicts) -> Line:
     model, data, method, variant = part.key
     columns: Line = {"model": model, "data": data, "method": method, "variant": variant, "row": part.label}
     columns |= {"seeds": " ".join(str(run.seed) for run in part.runs if run.judged)}
     for name in names:
         score = part.estimate(f"mt_bench_{name}")
-        columns |= {f"{name}_points": score.value, **_interval(part.runs, f"{name}_", "categories", name, "interval")}
+        interval = _interval(part, f"{slot.key}_{name}", verdicts, "categories", name, "interval")
+        columns |= {f"{name}_points": score.value}
+        columns |= {key.removeprefix(f"{slot.key}_"): value for key, value in interval.items()}
         unparsable = [dig(run.judged, ("categories", name, "unparsable")) for run in part.runs if run.judged]
         columns[f"{name}_unparsable"] = sum(count or 0 for count in unparsable)
     who = {"judge": judges(part.runs), "judging": slot.differs or None}

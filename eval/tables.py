@@ -5,7 +5,8 @@
 
 Each function returns a list of dicts, one a row, all with the same keys in the same order; units stand in the keys,
 None is an empty cell. Every row repeats its conditions, so that a table can be joined and mailed alone. A row stands
-for all seeds of (model, data, method, variant); one that failed keeps its row. A column holds scores of one protocol
+for all seeds of (model, data, method, variant); one that failed keeps its row. With `verdicts` (`eval/tested.py`) it
+has 95 % intervals and the letters of its groups of equals. A column holds scores of one protocol
 (`eval/protocols.py`): `mmlu_percent` those of the protocol of most rows, `mmlu_2_percent` those of the next; a row
 whose seeds differ in it has in each column the mean of those that `mmlu_seeds`, `mmlu_2_seeds` name. A difference to a
 published value stands only where ours measured the same thing; `..._not_compared` says why it does not.
@@ -27,6 +28,7 @@ from eval.mt_bench_tables import mt_bench_columns
 from eval.protocols import MT_BENCH, Slot, cut_words, described, extent_words, metrics, slots
 from eval.published import Cell, find, load
 from eval.rounding import floor_of
+from eval.tested import UNTESTED, Verdicts
 from eval.text import GB
 
 PHASES = ("load", "train", "forward", "backward", "step", "evaluate")  # forward, backward and step: of train
@@ -56,15 +58,15 @@ def published_cells(experiment: Mapping[str, Any]) -> list[Cell]:
     return [cell for name in experiment.get("report", {}).get("published", []) for cell in load(name)]
 
 
-def methods(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]:
+def methods(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> list[TableRow]:
     """All of a method in one row: scores, peak memory and its components, speed, what trains, optimizer state."""
     rows = list(rows)
     scored = _slots(rows, experiment)
     return [
         {
             **identity(row),
-            **_loss(row),
-            **_scores(row, scored),
+            **_loss(row, verdicts),
+            **_scores(row, scored, verdicts),
             **_peak(row),
             "tokens_per_s": row.mean("throughput", "tokens_per_s"),
             "trainable_parameters": row.largest("trainable_parameters", "total"),
@@ -76,15 +78,15 @@ def methods(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow
     ]
 
 
-def comparison(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]:
+def comparison(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> list[TableRow]:
     """Scores, trainable parameters, peak memory and speed; published values where the experiment names a table."""
     rows, cells = list(rows), published_cells(experiment)
     scored = _slots(rows, experiment)
     return [
         {
             **identity(row),
-            **_loss(row),
-            **_scores(row, scored),
+            **_loss(row, verdicts),
+            **_scores(row, scored, verdicts),
             **_published_scores(row, scored, cells, experiment),
             "trainable_parameters": row.largest("trainable_parameters", "total"),
             "peak_memory_bytes": row.largest("memory", "phases", "train"),
@@ -116,24 +118,25 @@ def memory(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]
     ]
 
 
-def speed(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[TableRow]:
+def speed(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> list[TableRow]:
     """Step time, throughput and FLOPs: means over seeds; speed-up is full fine-tuning's median step over the row's."""
     table = []
     for _, members in panels(rows):
-        full = [_steady_s(row) for row in members if row.first.method == "full"]
+        full = [steady_s(row) for row in members if row.first.method == "full"]
         full_s = next(filter(None, full), None)
-        table += [_speed_row(row, full_s, experiment) for row in members]
+        table += [_speed_row(row, full_s, experiment, verdicts) for row in members]
     return table
 
 
-def _speed_row(row: Row, full_s: float | None, experiment: Mapping[str, Any]) -> TableRow:
-    steady_s = _steady_s(row)
+def _speed_row(row: Row, full_s: float | None, experiment: Mapping[str, Any], verdicts: Verdicts) -> TableRow:
+    own_s = steady_s(row)
     return {
         **identity(row),
         "step_median_ms": times(row.mean("time", "step_median_s"), 1e3),
+        **verdicts.columns(row, "step_median_s", "step_median_{}_ms"),
         "step_median_spread": _spread(row),
         "step_p90_ms": times(row.mean("time", "step_p90_s"), 1e3),
-        "speedup_over_full": full_s / steady_s if full_s and steady_s else None,
+        "speedup_over_full": full_s / own_s if full_s and own_s else None,
         "tokens_per_s": row.mean("throughput", "tokens_per_s"),
         "padded_tokens_per_s": row.mean("throughput", "padded_tokens_per_s"),
         "flops_per_step": row.mean("flops_per_step"),
@@ -144,7 +147,7 @@ def _speed_row(row: Row, full_s: float | None, experiment: Mapping[str, Any]) ->
     }
 
 
-def _steady_s(row: Row) -> float | None:
+def steady_s(row: Row) -> float | None:
     """Mean of the seeds' median step times; None where they disagree, since other work on the machine slowed some."""
     spread = _spread(row)
     return row.mean("time", "step_median_s") if spread is not None and spread <= STEADY_SPREAD else None
@@ -182,9 +185,10 @@ def identity(row: Row) -> TableRow:
     }
 
 
-def _loss(row: Row) -> TableRow:
+def _loss(row: Row, verdicts: Verdicts) -> TableRow:
     loss = row.estimate("validation_loss")
-    return {"validation_loss": loss.value, "validation_loss_stderr": loss.stderr}
+    interval = verdicts.columns(row, "validation_loss", "validation_loss_{}")
+    return {"validation_loss": loss.value, "validation_loss_stderr": loss.stderr, **interval}
 
 
 def _slots(rows: Sequence[Row], experiment: Mapping[str, Any]) -> list[Slot]:
@@ -192,21 +196,23 @@ def _slots(rows: Sequence[Row], experiment: Mapping[str, Any]) -> list[Slot]:
     return [slot for metric in (*metrics(rows, experiment), MT_BENCH) for slot in slots(rows, metric)]
 
 
-def _scores(row: Row, scored: Iterable[Slot]) -> TableRow:
+def _scores(row: Row, scored: Iterable[Slot], verdicts: Verdicts) -> TableRow:
     columns: TableRow = {}
     for slot in scored:
         part = slot.part(row)
-        columns |= mt_bench_columns(part, slot) if slot.metric == MT_BENCH else _accuracy(row, part, slot)
+        judged = slot.metric == MT_BENCH
+        columns |= mt_bench_columns(part, slot, verdicts) if judged else _accuracy(row, part, slot, verdicts)
     return columns
 
 
-def _accuracy(row: Row, part: Row, slot: Slot) -> TableRow:
+def _accuracy(row: Row, part: Row, slot: Slot, verdicts: Verdicts) -> TableRow:
     score, key = part.estimate(slot.metric).scaled(100), slot.key
     words = described(part.runs, slot.metric) or ""
     told = [part for part in slot.differs.split(", ") if part not in words] if score.count else []
     return {
         f"{key}_percent": score.value,
         f"{key}_stderr_percent": score.stderr,
+        **verdicts.columns(row, key, f"{key}_{{}}_percent"),
         f"{key}_noise_floor_percent": times(floor_of(row, slot.metric), 100),
         f"{key}_protocol": ", ".join(filter(None, (words, *told))) or None,
         f"{key}_seeds": " ".join(str(run.seed) for run in part.runs) if score.count else None,

@@ -1,0 +1,137 @@
+"""The rows of a panel on one metric, item by item and aligned: what `eval/verdicts.py` compares.
+
+    store = Store()
+    aligned = store.aligned(rows, slot)          # rows of one model and data set; slot: of eval.protocols.slots
+    aligned.values["..."], aligned.left_out      # Values by the row's key; items that not all rows have
+
+An item is what was asked: its id with the hash of its prompt, so that answers to different prompts never pair. Of
+MT-Bench an item is a question, with the mean of its turns' ratings. Each run's samples.jsonl.gz and judgments.jsonl are
+read once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from eval import EvaluationError
+from eval.benchmarks import SUITES
+from eval.collect import Row, Run
+from eval.items import AGAIN, read_judgments, read_samples
+from eval.protocols import MT_BENCH, Slot
+from eval.values import Array, Values
+
+Key = tuple[Any, ...]
+Items = dict[Key, float]  # in the order of the file
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Rows on the items that all of them have.
+
+    Args:
+        values: by the row's key; rows without item-level results are not in it.
+        items: how many all rows have.
+        left_out: how many some rows have and others lack.
+    """
+
+    values: Mapping[tuple[str, ...], Values]
+    items: int
+    left_out: int
+
+
+class Store:
+    """Item-level results of runs, each file read once."""
+
+    def aligned(self, rows: Iterable[Row], slot: Slot) -> Aligned:
+        """The rows' values of a metric under one protocol; a seed without a file of items is a row without."""
+        parts = {row.key: slot.part(row).runs for row in rows}
+        found = {key: [self._strata(run, slot.metric) for run in runs] for key, runs in parts.items() if runs}
+        found = {key: seeds for key, seeds in found.items() if all(seed is not None for seed in seeds)}
+        if not found:
+            return Aligned({}, 0, 0)
+        every = [seed for seeds in found.values() for seed in seeds]
+        strata = [_shared([seed[place] for seed in every]) for place in range(len(every[0]))]
+        values = {
+            key: Values(tuple(_array([seed[place] for seed in seeds], shared) for place, shared in enumerate(strata)))
+            for key, seeds in found.items()
+        }
+        largest = max(sum(map(len, seed)) for seed in every)
+        items = sum(map(len, strata))
+        return Aligned({} if any(not shared for shared in strata) else values, items, largest - items)
+
+    def _strata(self, run: Run, metric: str) -> list[Items] | None:
+        """The items behind a metric of a run, one mapping a benchmark; None where the run left no items of one."""
+        if metric.startswith(MT_BENCH):
+            return _or_none([_questions(self._judged(run.folder), metric)])
+        members = SUITES[metric].members if metric in SUITES else (metric,)
+        return _or_none([self._scored(run.folder).get(member, {}) for member in members])
+
+    @functools.cache  # noqa: B019 - a store lives as long as a report is made
+    def _scored(self, folder: Path) -> dict[str, Items]:
+        """By benchmark."""
+        items: dict[str, Items] = {}
+        for number, row in enumerate(_rows(read_samples, folder, "samples.jsonl.gz"), start=1):
+            lacking = [name for name in ("benchmark", "item_id", "prompt_sha256", "correct") if name not in row]
+            if lacking:
+                where = f"{folder}/samples.jsonl.gz, row {number}"
+                raise EvaluationError(f"{where}: field {lacking[0]!r} is missing. {AGAIN}")
+            items.setdefault(row["benchmark"], {})[row["item_id"], row["prompt_sha256"]] = float(row["correct"])
+        return items
+
+    @functools.cache  # noqa: B019
+    def _judged(self, folder: Path) -> list[dict[str, Any]]:
+        return _rows(read_judgments, folder, "judgments.jsonl")
+
+
+def _rows(read: Callable[[Path], list[dict[str, Any]]], folder: Path, name: str) -> list[dict[str, Any]]:
+    return read(folder) if (folder / name).is_file() else []
+
+
+def _questions(judgments: Sequence[Mapping[str, Any]], metric: str) -> Items:
+    """Each rated question of a metric's categories with the mean of its turns."""
+    category = metric.removeprefix(f"{MT_BENCH}_")
+    of_metric = {
+        MT_BENCH: judgments,
+        "mt_bench_without_coding": [row for row in judgments if row["category"] != "coding"],
+    }.get(metric, [row for row in judgments if row["category"] == category])
+    ratings: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in of_metric:
+        if row["rating"] is not None:
+            ratings.setdefault(row["question_id"], []).append(row)
+    return {
+        (question, *sorted((row["turn"], row["prompt_sha256"]) for row in rows)): fmean(row["rating"] for row in rows)
+        for question, rows in ratings.items()
+    }
+
+
+def _or_none(strata: list[Items]) -> list[Items] | None:
+    return strata if all(strata) else None
+
+
+def _shared(items: list[Items]) -> list[Key]:
+    """The items of all, in the order of the first."""
+    first, *others = items
+    if all(first.keys() == other.keys() for other in others):
+        return list(first)
+    return [key for key in first if all(key in other for other in others)]
+
+
+def _array(seeds: list[Items], shared: list[Key]) -> Array:
+    """(seeds, items)"""
+    return np.array([[items[key] for key in shared] for items in seeds])
+
+
+def of_seeds(rows: Iterable[Row], value: Callable[[Run], float | None]) -> Aligned:
+    """The rows' values of what has no items, such as a loss: one number a seed, from runs that trained."""
+    found = {
+        row.key: [number for run in row.runs if run.trained and (number := value(run)) is not None] for row in rows
+    }
+    values = {key: Values((np.array(numbers, dtype=float)[:, None],)) for key, numbers in found.items() if numbers}
+    return Aligned(values, 1, 0)

@@ -1,0 +1,123 @@
+"""Is one row better than another? Tests on the same items, which allow for both few items and few seeds.
+
+    p_items([(a, b)], accuracy=True)     # of these trained models: McNemar's exact test, for several seeds
+    p_seeds_and_items(a, b)              # of other seeds and other items too
+
+`p_items` asks whether the items' differences could as well have the other sign: for each item the two rows' values
+(means over seeds) are exchanged or not, all ways alike. For right and wrong and one seed this is McNemar's exact test
+(1947), since only items that one of the two has right count; with several seeds an item counts by how many of them
+differ. It takes the trained models as they are. `p_seeds_and_items` lets both items and seeds be samples: Welch's t
+statistic (1947) with the degrees of freedom of Satterthwaite (1946) over the components of variance of
+`eval/values.py`. Without seeds' own variance it is the paired t-test on items, without items Welch's test on seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import signal, stats
+
+from eval.values import Array, Values, item_variances
+
+RESAMPLES, SEED = 99_999, 0  # of the signs of ratings, which have no lattice that is worth an exact count
+BATCH = 10_000
+
+
+def spread(a: Values, b: Values | None = None) -> tuple[float, float]:
+    """Standard error of a row's mean, or of the difference of two rows on the same items, and its degrees of freedom.
+
+    The error is 0 where nothing varies; the degrees are infinite where nothing but that limits them.
+    """
+    rows = [a] if b is None else [a, b]
+    means = a.item_means if b is None else _differences(a, b)
+    items = item_variances(means)
+    variance = sum(part for part, _ in items) + sum(row.excess_variance for row in rows)
+    # what is known of the components: the seeds' own is known as badly as the whole spread of the seeds
+    parts = [*items, *((row.seed_variance, row.seeds - 1) for row in rows if row.seeds > 1)]
+    doubt = sum(part**2 / degrees for part, degrees in parts)
+    return math.sqrt(variance), variance**2 / doubt if doubt else math.inf
+
+
+def p_seeds_and_items(a: Values, b: Values) -> float | None:
+    """Two-sided p of no difference between the methods; None where one seed says nothing about others."""
+    if min(a.seeds, b.seeds) < 2:
+        return None
+    error, degrees = spread(a, b)
+    return _two_sided(a.mean - b.mean, error, degrees)
+
+
+def p_items(pairs: Sequence[tuple[Values, Values]], accuracy: bool) -> list[float | None]:
+    """Two-sided p of no difference between the trained models of each pair; None where there are no items.
+
+    Args:
+        pairs: rows on the same items, all pairs of the same strata.
+        accuracy: items are right or wrong, which is tested exactly; else signs are drawn. Items of several strata weigh
+            unequally, so that theirs is a t-test.
+    """
+    found = [_differences(a, b) for a, b in pairs]
+    if any(len(stratum) < 2 for differences in found for stratum in differences):
+        return [None] * len(pairs)
+    if any(len(differences) > 1 for differences in found):
+        return list(map(_p_of_strata, found))
+    if accuracy:
+        return [sign_test(own, 1 / math.lcm(a.seeds, b.seeds)) for (own,), (a, b) in zip(found, pairs, strict=True)]
+    return resampled_sign_tests(np.stack([own for (own,) in found])) if found else []
+
+
+def _p_of_strata(differences: Sequence[Array]) -> float:
+    items = item_variances(differences)
+    variance = sum(part for part, _ in items)
+    doubt = sum(part**2 / degrees for part, degrees in items)
+    mean = float(np.mean([stratum.mean() for stratum in differences]))
+    return _two_sided(mean, math.sqrt(variance), variance**2 / doubt if doubt else math.inf)
+
+
+def _differences(a: Values, b: Values) -> list[Array]:
+    return [one - other for one, other in zip(a.item_means, b.item_means, strict=True)]
+
+
+def _two_sided(difference: float, error: float, degrees: float) -> float:
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return float(2 * stats.t.sf(abs(difference) / error, degrees))
+
+
+def sign_test(differences: Array, step: float) -> float:
+    """Exact two-sided p of a sum of differences, (items,), if each may have either sign; all are multiples of `step`.
+
+    The sum over the items whose difference has one size is binomial; the sizes are convolved.
+    """
+    sizes, counts = np.unique(np.rint(np.abs(differences) / step).astype(int), return_counts=True)
+    chances, total = np.ones(1), 0
+    for size, count in zip(sizes, counts, strict=True):
+        if size:
+            positive = np.zeros(size * count + 1)
+            positive[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            chances, total = signal.convolve(chances, positive), total + size * count
+    observed = abs(round(float(differences.sum()) / step))
+    sums = np.abs(2 * np.arange(total + 1) - total)  # place x: the positive ones add up to x
+    return float(min(1.0, max(0.0, chances[sums >= observed].sum())))
+
+
+def resampled_sign_tests(differences: Array) -> list[float | None]:
+    """As `sign_test` for pairs with differences of any size, (pairs, items), by drawing signs, the same for all pairs;
+    no p is below 1 / (RESAMPLES + 1).
+    """
+    draw = np.random.default_rng(SEED)
+    rounding = 1e-9 * np.abs(differences).sum(axis=1)  # sums that are equal but for it are equal
+    observed = np.abs(differences.sum(axis=1)) - rounding
+    reached = np.zeros(len(differences), dtype=int)
+    for start in range(0, RESAMPLES, BATCH):
+        shape = (min(BATCH, RESAMPLES - start), differences.shape[1])
+        signs = draw.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0
+        reached += (np.abs(signs @ differences.T) >= observed).sum(axis=0)
+    return [float(p) for p in (reached + 1) / (RESAMPLES + 1)]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(ps, method="holm")[1]] if len(ps) else []

@@ -1,0 +1,186 @@
+"""Who is better than whom: every pair of rows of a column tested, corrected, and said in a sentence.
+
+    verdict = compare(values, lower_is_better=False, accuracy=True)     # values: {name: Values}, on the same items
+    verdict.differences, verdict.groups["lisa"], verdict.intervals["lisa"]
+    sentence(verdict, "GSM8K", factor=100, digits=1)
+
+A difference counts only if Holm's correction over all pairs of the column leaves p at or below 0.05, in the test on the
+items and, where both rows have several seeds, in the test on seeds and items (`eval/paired.py`: the larger p counts);
+if its 95 % interval (`eval/hierarchical.py`) leaves out 0; and if it is larger than the noise floor. With one seed the
+verdict is about the trained models at hand, and says so. How often such verdicts are wrong is counted by simulation
+(tests/eval/test_calibration.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eval.groups import letters
+from eval.hierarchical import Draws
+from eval.paired import holm, p_items, p_seeds_and_items
+from eval.values import Values
+
+Test = tuple[tuple[int, int], float | None, float | None, float | None]
+ALPHA = 0.05
+MOST_NAMED = 5  # rows in a sentence
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two rows of a column.
+
+    Args:
+        value, low, high: a - b with its 95 % interval.
+        p_items: of the test on the items; p_seeds_and_items: of that on both; None where it cannot be asked.
+        p_holm: the larger of the two, corrected over all pairs of the column; None where neither could be asked.
+        apart: whether the two are told apart.
+    """
+
+    a: str
+    b: str
+    value: float
+    low: float
+    high: float
+    p_items: float | None
+    p_seeds_and_items: float | None
+    p_holm: float | None
+    apart: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A column.
+
+    Args:
+        order: its rows, best first. means, intervals, groups: by row; rows that share a letter are not told apart.
+        differences: every pair once, in the rows' given order.
+        one_seed: whether a row has one seed only, so that nothing is said of other seeds.
+        floor: differences up to this are noise.
+    """
+
+    order: tuple[str, ...]
+    means: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    groups: Mapping[str, str]
+    differences: tuple[Difference, ...]
+    lower_is_better: bool
+    one_seed: bool
+    floor: float
+
+    @property
+    def tested(self) -> bool:
+        """Whether any pair could be tested."""
+        return any(difference.p_holm is not None for difference in self.differences)
+
+    def apart(self, a: str, b: str) -> Difference | None:
+        """The difference of two rows, a - b, if they are told apart."""
+        return next((_turned(d, a) for d in self.differences if {d.a, d.b} == {a, b} and d.apart), None)
+
+
+def _turned(difference: Difference, first: str) -> Difference:
+    """The difference seen from one of its rows."""
+    if difference.a == first:
+        return difference
+    turned = {"a": difference.b, "b": difference.a, "value": -difference.value}
+    rest = {"low": -difference.high, "high": -difference.low}
+    return Difference(**{**vars(difference), **turned, **rest})
+
+
+def compare(
+    values: Mapping[str, Values], *, lower_is_better: bool = False, accuracy: bool = False, floor: float = 0.0
+) -> Verdict:
+    """Test every pair of rows.
+
+    Args:
+        values: of each row, all on the same items.
+        accuracy: items are right or wrong, so that the test on them is exact.
+        floor: the noise floor, in the values' unit.
+    """
+    names, rows = list(values), list(values.values())
+    draws = Draws(rows)
+    differences = []
+    for (i, j), *ps in tests(rows, accuracy):
+        value, (low, high) = rows[i].mean - rows[j].mean, draws.interval(i, j)
+        p = ps[-1]
+        apart = p is not None and p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor
+        differences.append(Difference(names[i], names[j], value, low, high, *ps, apart))
+    order = sorted(names, key=lambda name: values[name].mean, reverse=not lower_is_better)
+    return Verdict(
+        order=tuple(order),
+        means={name: row.mean for name, row in values.items()},
+        intervals={name: draws.interval(place) for place, name in enumerate(names)},
+        groups=letters(order, [frozenset((d.a, d.b)) for d in differences if d.apart]),
+        differences=tuple(differences),
+        lower_is_better=lower_is_better,
+        one_seed=any(row.seeds < 2 for row in rows),
+        floor=floor,
+    )
+
+
+def tests(rows: Sequence[Values], accuracy: bool) -> list[Test]:
+    """Every pair of places with p_items, p_seeds_and_items and p_holm, as in `Difference`."""
+    places = list(itertools.combinations(range(len(rows)), 2))
+    pairs = [(rows[i], rows[j]) for i, j in places]
+    ps = list(zip(p_items(pairs, accuracy), (p_seeds_and_items(a, b) for a, b in pairs), strict=True))
+    corrected = iter(holm([max(known) for own in ps if (known := [p for p in own if p is not None])]))
+    return [
+        (place, *own, None if own == (None, None) else next(corrected)) for place, own in zip(places, ps, strict=True)
+    ]
+
+
+# --- words
+
+
+def sentence(verdict: Verdict, label: str, factor: float = 1, digits: int = 2) -> str:
+    """What the tests say of a column; values times `factor`."""
+    return f"{label}: {_words(verdict, factor, digits)}." + (ONE_SEED if verdict.one_seed and verdict.tested else "")
+
+
+ONE_SEED = " One seed: said of the trained models at hand, not of their methods."
+
+
+def _words(verdict: Verdict, factor: float, digits: int) -> str:
+    best, *others = verdict.order
+    if not others:
+        return f"{best} stands alone"
+    if not verdict.tested:
+        return "not tested, since one seed without items shows no spread"
+    behind = [found for name in others if (found := verdict.apart(best, name))]
+    equals = [name for name in others if name not in {difference.b for difference in behind}]
+    if not any(difference.apart for difference in verdict.differences):
+        return f"{_listed([best, *equals])} are not distinguishable here"
+    alike = f"{_listed(equals)} {'is' if len(equals) == 1 else 'are'} not distinguishable from it" if equals else ""
+    ahead = f"{best} is better than " + _more(behind, factor, digits) if behind else _others(verdict, factor, digits)
+    return f"{best} is best; {alike}; {ahead}" if alike else ahead
+
+
+def _more(behind: Sequence[Difference], factor: float, digits: int) -> str:
+    """The rows that the best one is ahead of, and by how much."""
+    named = [f"{difference.b} by {amount(difference, factor, digits)}" for difference in behind[:MOST_NAMED]]
+    rest = len(behind) - len(named)
+    return _listed([*named, f"{rest} more"] if rest else named)
+
+
+def _others(verdict: Verdict, factor: float, digits: int) -> str:
+    """Pairs that are told apart though none is told apart from the best."""
+    pairs = [difference for difference in verdict.differences if difference.apart]
+    place = {name: index for index, name in enumerate(verdict.order)}
+    told = [_turned(pair, min((pair.a, pair.b), key=place.__getitem__)) for pair in pairs]
+    named = [f"{pair.a} is better than {pair.b} by {amount(pair, factor, digits)}" for pair in told[:MOST_NAMED]]
+    rest = len(told) - len(named)
+    return _listed([*named, f"{rest} more pairs are told apart"] if rest else named)
+
+
+def amount(difference: Difference, factor: float, digits: int) -> str:
+    """How much better one is, with the interval, whichever direction is better: `1.2 [0.4, 2.0]`."""
+    ends = sorted(abs(factor * end) for end in (difference.low, difference.high))
+    return f"{abs(factor * difference.value):.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a, b and c`; of very many the first."""
+    if len(names) > 2 * MOST_NAMED:
+        names = [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
