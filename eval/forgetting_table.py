@@ -51,7 +51,7 @@ def _line(row: Row, experiment: Mapping[str, Any], verdicts: Verdicts) -> TableR
         before = row.first.general_text.get(key) if compared else None
         columns |= {f"{key}_before": before, **_spread(f"{key}_after", [run.forgetting[key] for run in shown])}
         columns |= _spread(f"{key}_ratio", [_ratio(run, key) for run in compared])
-    tested = verdicts.columns(row, "bits_per_byte", "bits_per_byte_after_{}")
+    tested = verdicts.columns(row, "bits_per_byte", "bits_per_byte_after")
     return {**columns, **tested, **conditions(row.runs, experiment)}
 
 
@@ -86,7 +86,7 @@ def _text(measured: Mapping[str, Any]) -> str:
     return f"{measured['file']}, {words}, windows of {measured['sequence_length']} tokens"
 
 
-def forgetting_table(lines: list[TableRow], experiment: Mapping[str, Any]) -> Table:
+def forgetting_table(lines: list[TableRow], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """The rows of `forgetting` for people."""
     columns = [
         *(Column(key.capitalize(), plain(key), numeric=False) for key in several(lines)),
@@ -102,7 +102,8 @@ def forgetting_table(lines: list[TableRow], experiment: Mapping[str, Any]) -> Ta
         f"Perplexities are shown with {SIGNIFICANT_DIGITS} significant digits; the CSV has all.",
     ]
     title = f"{experiment['name']}: forgetting"
-    return build("forgetting", title, columns, lines, notes, conditions_notes(lines, experiment), heading=HEADING)
+    made, told = conditions_notes(lines, experiment), verdicts.sentences(["bits_per_byte"])
+    return build("forgetting", title, columns, lines, notes, made, heading=HEADING, verdicts=told)
 
 
 def _columns(key: str, title: str, decimals: int | None) -> list[Column]:

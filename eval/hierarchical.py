@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from eval.paired import spread
 from eval.values import Array, Values
@@ -44,10 +44,12 @@ class Draws:
     def _items(self, draw: np.random.Generator, stratum: int) -> Array:
         means = np.stack([row.item_means[stratum] for row in self.rows])  # (rows, items)
         items = means.shape[1]
+        offsets = items * np.arange(BATCH)[:, None]  # so that one count serves all resamples of a batch
         drawn = []
         for _ in range(0, RESAMPLES, BATCH):
-            counts = draw.multinomial(items, np.full(items, 1 / items), size=BATCH)
-            drawn.append(counts.astype(np.float64) @ means.T / items)
+            places = (draw.integers(0, items, (BATCH, items)) + offsets).ravel()
+            counts = np.bincount(places, minlength=BATCH * items).reshape(BATCH, items)
+            drawn.append(counts @ means.T / items)
         return np.concatenate(drawn) - means.mean(axis=1)
 
     @staticmethod
@@ -62,9 +64,9 @@ class Draws:
         first, second = self.rows[a], None if b is None else self.rows[b]
         value = first.mean - (second.mean if second else 0.0)
         error, degrees = spread(first, second)
-        t = float(stats.t.ppf(TAILS[1], degrees))
+        t = float(special.stdtrit(degrees, TAILS[1]))  # Student's quantile, as many standard errors out
         if all(len(means) < 2 for means in first.item_means):  # a handful of seeds alone: Student's t, no percentiles
             return value - t * error, value + t * error
         drawn = self.deviations[:, a] - (0.0 if b is None else self.deviations[:, b])
-        low, high = np.quantile(drawn, TAILS) * t / stats.norm.ppf(TAILS[1])
+        low, high = np.quantile(drawn, TAILS) * t / special.ndtri(TAILS[1])
         return value + float(low), value + float(high)

@@ -18,7 +18,7 @@ from typing import Any
 
 from eval.conditions import distinct, distinct_packages, packages_line
 from eval.memory_cells import PHASES, MemoryCell, devices, outcome, siblings, unmet, word
-from eval.published import Cell, find
+from eval.published import Cell, find, rounding
 from eval.tables import COMPONENTS, TRAINABLE, TableRow, published_cells, times
 from eval.text import GB
 
@@ -100,11 +100,6 @@ def error_percent(value: float | None, reference: float | None) -> float | None:
 def slug(device: str) -> str:
     """A device's name in the keys of columns."""
     return re.sub(r"[^a-z0-9]+", "_", device.lower()).strip("_")
-
-
-def rounding(printed: str) -> float:
-    """Half a unit of the last printed digit: 59 is 58.5 to 59.5."""
-    return 0.5 * 10.0 ** -len(printed.partition(".")[2])
 
 
 def not_compared(cell: Cell) -> str | None:

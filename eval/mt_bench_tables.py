@@ -17,8 +17,8 @@ from typing import Any
 from eval.collect import Row, dig
 from eval.conditions import conditions, conditions_notes, distinct, judges
 from eval.protocols import MT_BENCH, Slot, slots
-from eval.tested import UNTESTED, Verdicts
-from eval.text import EMPTY, Column, Table, Text, build, plain
+from eval.tested import TESTS_NOTE, UNTESTED, Verdicts
+from eval.text import Column, Table, build, estimate, plain
 
 HEADING = "MT-Bench by category"
 INTERVAL_NOTE = (
@@ -61,11 +61,16 @@ def _interval(part: Row, key: str, verdicts: Verdicts, *keys: str) -> Line:
     """A column's interval and letters as tested; untested, the mean of the seeds' own intervals over questions, None
     where a seed that was judged has none.
     """
-    columns = verdicts.columns(part, key, f"{key}_{{}}_points")
+    columns = verdicts.columns(part, key, key, "points")
     found = [dig(run.judged, keys) for run in part.runs if run.judged]
     if columns[f"{key}_low_points"] is None and found and all(found):
         columns |= {f"{key}_{end}_points": fmean(pair[place] for pair in found) for place, end in enumerate(ENDS)}
     return columns
+
+
+def interval_notes(tested: bool, lows: Iterable[float | None]) -> list[str]:
+    """How intervals and letters are to be read, those of tests or the seeds' own; nothing where there are none."""
+    return [TESTS_NOTE] if tested else [INTERVAL_NOTE] if any(low is not None for low in lows) else []
 
 
 def usage_columns(judged: list[Mapping[str, Any]], prefix: str = "") -> Line:
@@ -144,13 +149,14 @@ def categories_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
     columns = [
         *(Column(key.capitalize(), plain(key), numeric=False) for key in several(lines)),
         Column("Method", plain("row"), numeric=False),
-        *(Column(name.capitalize(), points(name)) for name in names),
+        *(Column(name.capitalize(), estimate(name, "points", 2)) for name in names),
         *([Column("Judge", _judge, numeric=False)] if len({_judge(line) for line in lines}) > 1 else []),
     ]
+    tested = any(line[f"{name}_group"] for line in lines for name in names)
     notes = [
         f"Mean rating (1 to 10) of a category's questions, two turns each; judge: {distinct(map(_judge, lines))}. "
         f"Unparsable ratings: {sum(line[f'{name}_unparsable'] for line in lines for name in names)}.",
-        *([INTERVAL_NOTE] if any(line[f"{name}_low_points"] is not None for line in lines for name in names) else []),
+        *interval_notes(tested, (line[f"{name}_low_points"] for line in lines for name in names)),
     ]
     title = f"{experiment['name']}: {HEADING}"
     return build(
@@ -161,19 +167,6 @@ def categories_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
 def several(lines: list[Line]) -> list[str]:
     """Of model and data those of which the lines have several."""
     return [key for key in ("model", "data") if len({line[key] for line in lines}) > 1]
-
-
-def points(key: str, suffix: str = "points", digits: int = 2) -> Text:
-    """A mean with its interval, e.g. `5.23 [4.80, 5.61]`; the mean alone where there is none."""
-
-    def text(line: Line) -> str:
-        mean, low, high = (line.get(f"{key}{part}_{suffix}") for part in ("", "_low", "_high"))
-        if mean is None:
-            return EMPTY
-        interval = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-        return f"{mean:.{digits}f}{interval}"
-
-    return text
 
 
 def _judge(line: Line) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 
 from eval.benchmarks import BENCHMARKS, SUITES
 from eval.conditions import conditions_notes, distinct
-from eval.mt_bench_tables import INTERVAL_NOTE, capped_words, points, usage_words
+from eval.mt_bench_tables import capped_words, interval_notes, usage_words
 from eval.protocols import CUT_NOTE, label
 from eval.rounding import NO_FLOOR_NOTE, ROUNDING_NOTE, decimals
 from eval.statistics import STDERR_NOTE
 from eval.tables import COMPONENTS, METERED, PHASES, TRAINABLE, TableRow
-from eval.text import EMPTY, Column, Digits, Table, build, memory_unit, number, plain, plus_minus, signed
+from eval.tested import TESTS_NOTE, UNTESTED, Verdicts
+from eval.text import EMPTY, Column, Digits, Table, build, estimate, memory_unit, number, plain, signed
+from eval.versus import REPRODUCES_NOTE
 
 METERS = {
     "cpu-live-storage": "live tensor storage on the CPU (every tensor of the run; not the interpreter, not libraries)",
@@ -37,12 +39,12 @@ RULE_BASED_NOTE = (
 )
 
 
-def methods_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
+def methods_table(rows: list[TableRow], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """Everything that decides between methods, side by side; the other tables have the settings and the rest."""
     unit, memory = memory_unit(row["peak_memory_bytes"] for row in rows)
     columns = [
         Column("Method", lambda row: _row_name(row, rows), numeric=False),
-        Column("Validation loss", number("validation_loss", 4)),
+        Column("Validation loss", estimate("validation_loss", "", 4)),
         *(_score_column(key, rows) for key in _accuracies(rows)),
         *(_mt_bench_column(key, rows) for key in _judgings(rows)),
         Column(f"Peak memory ({unit})", memory("peak_memory_bytes")),
@@ -54,7 +56,7 @@ def methods_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
         Column("Status", _stopped, numeric=False),
     ]
     notes = [
-        *_score_notes(rows),
+        *_score_notes(rows, verdicts),
         f"Peak memory: allocated while training, largest of the seeds, {UNITS[unit]}; weights to other are its parts, "
         "at that moment. State at the end: all that the optimizer holds after the last step; the peak may hold another "
         "amount, as BAdam's does at a switch. Tokens: without padding.",
@@ -64,17 +66,16 @@ def methods_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
         *_mt_bench_notes(rows, experiment),
         *_reasons(rows),
     ]
-    return build(
-        "methods", _title("methods", rows, experiment), columns, rows, notes, conditions_notes(rows, experiment)
-    )
+    title, made = _title("methods", rows, experiment), conditions_notes(rows, experiment)
+    return build("methods", title, columns, rows, notes, made, verdicts=verdicts.sentences(_tested(rows)))
 
 
-def comparison_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
+def comparison_table(rows: list[TableRow], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """Scores with standard errors, trainable parameters, memory and speed."""
     unit, memory = memory_unit(row["peak_memory_bytes"] for row in rows)
     columns = [
         *_identity(rows),
-        Column("Validation loss", plus_minus("validation_loss", "validation_loss_stderr", 4)),
+        Column("Validation loss", estimate("validation_loss", "", 4)),
         *(column for key in _accuracies(rows) for column in _score_columns(key, rows)),
         *(column for key in _judgings(rows) for column in _mt_bench_columns(key, rows)),
         Column("Trainable parameters", number("trainable_parameters", 0)),
@@ -83,15 +84,14 @@ def comparison_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Tab
         Column("Status", plain("status"), numeric=False),
     ]
     notes = [
-        *_score_notes(rows),
+        *_score_notes(rows, verdicts),
         f"Peak memory: allocated while training, largest of the seeds, {UNITS[unit]}. Tokens: without padding.",
         *_mt_bench_notes(rows, experiment),
         *_not_compared(rows),
         *_reasons(rows),
     ]
-    return build(
-        "comparison", _title("comparison", rows, experiment), columns, rows, notes, conditions_notes(rows, experiment)
-    )
+    title, made = _title("comparison", rows, experiment), conditions_notes(rows, experiment)
+    return build("comparison", title, columns, rows, notes, made, verdicts=verdicts.sentences(_tested(rows)))
 
 
 def memory_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
@@ -124,11 +124,11 @@ def memory_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
     return build("memory", _title("memory", rows, experiment), columns, rows, notes, conditions_notes(rows, experiment))
 
 
-def speed_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
+def speed_table(rows: list[TableRow], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """Step times, throughput and utilisation."""
     columns = [
         *_identity(rows),
-        Column("Step, median (ms)", number("step_median_ms", 1)),
+        Column("Step, median (ms)", estimate("step_median", "ms", 1)),
         Column("Step, p90 (ms)", number("step_p90_ms", 1)),
         Column("Slowest seed over fastest", number("step_median_spread", 2)),
         Column("Speed-up over full", number("speedup_over_full", 2, unit="x")),
@@ -143,11 +143,13 @@ def speed_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
         "Means over the seeds that trained. A step is one optimizer step, synchronised; the first steps (warm-up) and "
         "those whose memory or FLOPs were traced are left out.",
         "Speed-up: full fine-tuning's median step over the row's, same model and data; left out where the seeds' "
-        "medians differ by more than 20 %, since then the machine was busy with other work. MFU: share of the device's "
+        "medians differ by more than 20 %, since then the machine was busy with other work; such rows are not tested. "
+        "MFU: share of the device's "
         "published peak; empty in the CSV where that peak is unknown.",
         *_reasons(rows),
     ]
-    return build("speed", _title("speed", rows, experiment), columns, rows, notes, conditions_notes(rows, experiment))
+    title, made = _title("speed", rows, experiment), conditions_notes(rows, experiment)
+    return build("speed", title, columns, rows, notes, made, verdicts=verdicts.sentences(["step_median_s"]))
 
 
 def versus_table(rows: list[TableRow], experiment: Mapping[str, Any], compared: list[TableRow]) -> Table:
@@ -157,8 +159,9 @@ def versus_table(rows: list[TableRow], experiment: Mapping[str, Any], compared: 
         Column("Published in", lambda row: f"{row['paper']} {row['version']}, {row['table']}", numeric=False),
         *(Column(name.capitalize(), plain(name), numeric=False) for name in about),
         Column("Published", plain("published")),
-        Column("Ours", plus_minus("ours", "ours_stderr", _own_digits)),
+        Column("Ours", estimate("ours", "", _own_digits)),
         Column("Ours − published", signed("difference", _own_digits)),
+        Column("Reproduces", plain("reproduces"), numeric=False),
         Column("Not compared", plain("not_compared"), numeric=False),
         Column("Our row", _our_row, numeric=False),
         Column("Our protocol", plain("our_protocol"), numeric=False),
@@ -169,7 +172,8 @@ def versus_table(rows: list[TableRow], experiment: Mapping[str, Any], compared: 
     notes = [
         "A published cell and a row of ours meet when model, method and every hyper-parameter that the paper states "
         "agree; their difference is given only where both measured the same. The paper's G is compared with GB (1e9 "
-        "bytes). " + STDERR_NOTE,
+        "bytes). " + REPRODUCES_NOTE,
+        *([STDERR_NOTE] if any(row["ours_stderr"] is not None and row["ours_low"] is None for row in rows) else []),
         *([RULE_BASED_NOTE] if any(row["judge"] and "rule-based" in row["judge"] for row in rows) else []),
     ]
     title = _title("published and ours", compared, experiment)
@@ -183,6 +187,12 @@ def _title(what: str, rows: list[TableRow], experiment: Mapping[str, Any]) -> st
 
 
 # --- columns
+
+
+def _tested(rows: list[TableRow]) -> list[str]:
+    """Keys of the columns whose verdicts stand under a table of scores."""
+    judged = [f"{key}{part}" for key in _judgings(rows) for part in ("", "_without_coding")]
+    return ["validation_loss", *_accuracies(rows), *judged]
 
 
 def _identity(rows: list[TableRow]) -> list[Column]:
@@ -219,8 +229,7 @@ def _own_digits(row: TableRow) -> int:
 
 def _score_column(key: str, rows: list[TableRow]) -> Column:
     protocol = distinct(row[f"{key}_protocol"] for row in rows)
-    value, stderr = f"{key}_percent", f"{key}_stderr_percent"
-    return Column(f"{_label(key)} ({protocol})", plus_minus(value, stderr, _digits(key, rows)))
+    return Column(f"{_label(key)} ({protocol})", estimate(key, "percent", _digits(key, rows), less=1))
 
 
 def _score_columns(key: str, rows: list[TableRow]) -> list[Column]:
@@ -231,9 +240,7 @@ def _mt_bench_column(key: str, rows: list[TableRow]) -> Column:
     judge = distinct(row[f"{key}_judge"] for row in rows)
     judging = distinct(row[f"{key}_judging"] for row in rows)
     title = f"MT-Bench ({', '.join(filter(None, (_judge_words(judge), judging)))})"
-    with_stderr = plus_minus(f"{key}_points", f"{key}_stderr_points", 2)
-    with_interval = points(key)
-    return Column(title, lambda row: with_stderr(row) if row[f"{key}_low_points"] is None else with_interval(row))
+    return Column(title, estimate(key, "points", 2))
 
 
 def _judge_words(judge: str | None) -> str:
@@ -263,7 +270,7 @@ def _published_columns(metric: str, title: str, unit: str, digits: Digits = 2) -
 
 
 def _unless_same(key: str, other: str) -> Any:
-    shown = points(key)
+    shown = estimate(key, "points", 2)
     return lambda row: EMPTY if row[f"{key}_points"] == row[f"{other}_points"] else shown(row)
 
 
@@ -296,9 +303,14 @@ def _words(name: str) -> str:
 # --- notes
 
 
-def _score_notes(rows: list[TableRow]) -> list[str]:
-    notes = ["Accuracies in %; scores and losses are means over the seeds that have them. " + STDERR_NOTE]
+def _score_notes(rows: list[TableRow], verdicts: Verdicts) -> list[str]:
     keys = _accuracies(rows)
+    untested = any(
+        row[f"{key}_percent"] is not None and row[f"{key}_low_percent"] is None for key in keys for row in rows
+    )
+    notes = ["Accuracies in %; scores and losses are means over the seeds that have them."]
+    notes += [TESTS_NOTE] if verdicts.panels else []
+    notes += [STDERR_NOTE] if untested or not verdicts.panels else []
     scored = [row for row in rows if any(row[f"{key}_percent"] is not None for key in keys)]
     without = [row for row in scored if all(row[f"{key}_noise_floor_percent"] is None for key in keys)]
     notes += [ROUNDING_NOTE] if len(without) < len(scored) else []
@@ -343,7 +355,8 @@ def _mt_bench_notes(rows: list[TableRow], experiment: Mapping[str, Any]) -> list
         f" unparsable ratings: {_unparsable(rows)}.{capped_words(rows, keys)}"
         f"{usage_words(rows, [f'{key}_' for key in keys])}"
     ]
-    notes += [INTERVAL_NOTE] if any(row[f"{key}_low_points"] is not None for key in keys for row in rows) else []
+    tested = any(row[f"{key}_group"] for key in keys for row in rows)
+    notes += [] if tested else interval_notes(False, (row[f"{key}_low_points"] for key in keys for row in rows))
     return [*notes, RULE_BASED_NOTE] if "rule-based" in judge else notes
 
 

@@ -83,3 +83,8 @@ def find(
 def agrees(cell: Cell, hyperparameters: Mapping[str, Any]) -> bool:
     """Whether every hyper-parameter the cell states has the same value in ours."""
     return all(key in hyperparameters and hyperparameters[key] == value for key, value in cell.hyperparameters.items())
+
+
+def rounding(printed: str) -> float:
+    """Half a unit of the last printed digit: 59 is 58.5 to 59.5."""
+    return 0.5 * 10.0 ** -len(printed.partition(".")[2])

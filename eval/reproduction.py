@@ -28,11 +28,10 @@ from eval.memory_tables import (
     not_compared,
     per_card,
     published_cell,
-    rounding,
     slug,
     speed_verdict,
 )
-from eval.published import Cell
+from eval.published import Cell, rounding
 from eval.tables import TableRow, published_cells, times
 from eval.text import GB
 

@@ -133,7 +133,7 @@ def _speed_row(row: Row, full_s: float | None, experiment: Mapping[str, Any], ve
     return {
         **identity(row),
         "step_median_ms": times(row.mean("time", "step_median_s"), 1e3),
-        **verdicts.columns(row, "step_median_s", "step_median_{}_ms"),
+        **verdicts.columns(row, "step_median_s", "step_median", "ms"),
         "step_median_spread": _spread(row),
         "step_p90_ms": times(row.mean("time", "step_p90_s"), 1e3),
         "speedup_over_full": full_s / own_s if full_s and own_s else None,
@@ -187,7 +187,7 @@ def identity(row: Row) -> TableRow:
 
 def _loss(row: Row, verdicts: Verdicts) -> TableRow:
     loss = row.estimate("validation_loss")
-    interval = verdicts.columns(row, "validation_loss", "validation_loss_{}")
+    interval = verdicts.columns(row, "validation_loss", "validation_loss")
     return {"validation_loss": loss.value, "validation_loss_stderr": loss.stderr, **interval}
 
 
@@ -212,7 +212,7 @@ def _accuracy(row: Row, part: Row, slot: Slot, verdicts: Verdicts) -> TableRow:
     return {
         f"{key}_percent": score.value,
         f"{key}_stderr_percent": score.stderr,
-        **verdicts.columns(row, key, f"{key}_{{}}_percent"),
+        **verdicts.columns(row, key, key, "percent"),
         f"{key}_noise_floor_percent": times(floor_of(row, slot.metric), 100),
         f"{key}_protocol": ", ".join(filter(None, (words, *told))) or None,
         f"{key}_seeds": " ".join(str(run.seed) for run in part.runs) if score.count else None,

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 TESTS_NOTE = (
     "In brackets: 95 % interval over seeds and items (hierarchical bootstrap; of a loss or a time Student's t over "
-    "seeds). Letters: rows that share one are not told apart. Every pair of a column is tested on the same items (exactly for "
-    "right and wrong, by drawn signs for ratings) and over seeds and items (Welch's t); the larger p is corrected for "
-    "the number of pairs (Holm). A difference counts at p <= 0.05 if its interval leaves out 0 and it is larger than "
-    "the noise floor. tables/differences.csv has all pairs."
+    "seeds). Letters: rows that share one are not told apart. Every pair of a column is tested on the same items "
+    "(exactly for right and wrong, by drawn signs for ratings) and over seeds and items (Welch's t); the larger p is "
+    "corrected for the number of pairs (Holm). A difference counts at p <= 0.05 if its interval leaves out 0 and it is "
+    "larger than the noise floor. tables/differences.csv has all pairs."
 )
 
 Panel = tuple[str, str]  # model, data
@@ -69,11 +69,11 @@ class Verdicts:
         low, high = (column.factor * end for end in column.verdict.intervals[row.label])
         return Cell(low, high, column.verdict.groups[row.label] if column.verdict.tested else None)
 
-    def columns(self, row: Row, key: str, name: str) -> dict[str, float | str | None]:
-        """A row's interval under `name` with `low` and `high` in its place, and its letters under `<key>_group`."""
-        cell = self.of(row, key)
-        ends = {name.format(end): getattr(cell, end) if cell else None for end in ("low", "high")}
-        return {**ends, f"{key}_group": cell.group if cell else None}
+    def columns(self, row: Row, key: str, name: str, unit: str = "") -> dict[str, float | str | None]:
+        """A row's interval as `<name>_low_<unit>` and `<name>_high_<unit>`, and its letters as `<name>_group`."""
+        cell, end = self.of(row, key), f"_{unit}" if unit else ""
+        ends = {f"{name}_{side}{end}": getattr(cell, side) if cell else None for side in ("low", "high")}
+        return {**ends, f"{name}_group": cell.group if cell else None}
 
     def sentences(self, keys: Iterable[str]) -> list[str]:
         """The verdicts of these columns, panel by panel; the panel is named where there are several."""

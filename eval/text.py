@@ -22,6 +22,7 @@ class Table:
         failed: per row, whether a run of it is not ok.
         notes: how to read the table.
         conditions: under what conditions its numbers were made.
+        verdicts: what tests say of its rows, a sentence a column; first of all notes.
         heading: what stands above it on a page.
         folded: whether a page shows it only to those who unfold it.
     """
@@ -36,6 +37,7 @@ class Table:
     conditions: tuple[str, ...]
     heading: str
     folded: bool = False
+    verdicts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def build(
     conditions: Iterable[str],
     heading: str | None = None,
     folded: bool = False,
+    verdicts: Iterable[str] = (),
 ) -> Table:
     """Apply the columns to the rows; a column without a single value is dropped. A row without a status is ok."""
     kept = [column for column in columns if any(column.text(row) != EMPTY for row in rows)]
@@ -70,14 +73,17 @@ def build(
         conditions=tuple(conditions),
         heading=heading or name.capitalize(),
         folded=folded,
+        verdicts=tuple(verdicts),
     )
 
 
 def to_markdown(table: Table) -> str:
-    """A Markdown document: title, pipe table, notes and conditions."""
+    """A Markdown document: title, pipe table, verdicts, notes and conditions."""
     rule = _line("---:" if numeric else "---" for numeric in table.numeric)
     lines = [f"# {table.title}", "", _line(table.header), rule, *map(_line, table.body)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in (*table.notes, *table.conditions))]) + "\n"
+    verdicts = ["", *(f"- **{verdict}**" for verdict in table.verdicts)] if table.verdicts else []
+    notes = (f"- {note}" for note in (*table.notes, *table.conditions))
+    return "\n".join([*lines, *verdicts, "", *notes]) + "\n"
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -119,11 +125,30 @@ def plus_minus(key: str, stderr_key: str, digits: Digits) -> Text:
     """Value ± standard error; the value alone where the error is unknown. The digits may depend on the row."""
 
     def text(row: dict[str, Any]) -> str:
-        if row[key] is None:
+        if row.get(key) is None:
             return EMPTY
         places = digits if isinstance(digits, int) else digits(row)
-        error = "" if row[stderr_key] is None else f" ± {_error(row[stderr_key], places)}"
+        error = "" if row.get(stderr_key) is None else f" ± {_error(row[stderr_key], places)}"
         return _rounded(row[key], places) + error
+
+    return text
+
+
+def estimate(name: str, unit: str, digits: Digits, less: int = 0) -> Text:
+    """A tested value with its 95 % interval, `less` decimals fewer, and its letters: `61.87 [55.1, 68.4] ab`; untested,
+    with its standard error. The keys are those of `eval.tested.Verdicts.columns`.
+    """
+    end = f"_{unit}" if unit else ""
+    untested = plus_minus(f"{name}{end}", f"{name}_stderr{end}", digits)
+
+    def text(row: dict[str, Any]) -> str:
+        low, high = row[f"{name}_low{end}"], row[f"{name}_high{end}"]
+        if row[f"{name}{end}"] is None or low is None or high is None:
+            return untested(row)
+        places = digits if isinstance(digits, int) else digits(row)
+        fewer = max(places - less, 0) if places > 0 else places
+        letters = f" {row[f'{name}_group']}" if row[f"{name}_group"] else ""
+        return f"{_rounded(row[f'{name}{end}'], places)} [{_rounded(low, fewer)}, {_rounded(high, fewer)}]{letters}"
 
     return text
 

@@ -82,7 +82,11 @@ def test_an_item_that_stands_twice_is_named(tmp_path: Path) -> None:
         load_items(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [b"not gzip", gzip.compress(b'{"a": 1}\n')[:-9], gzip.compress(b"{half\n")])
+@pytest.mark.parametrize(
+    "damage",
+    [b"not gzip", gzip.compress(b'{"a": 1}\n')[:-9], gzip.compress(b"{half\n")],
+    ids=["no gzip", "cut short", "no JSON"],
+)
 def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "samples.jsonl.gz").write_bytes(damage)
     with pytest.raises(EvaluationError, match=r"samples\.jsonl\.gz cannot be read: .*Delete it"):

@@ -5,6 +5,7 @@ write_tree(folder) -> the experiment, whose files then stand in `folder` as a pi
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import random
@@ -340,6 +341,57 @@ def general_text(skill: float, seed: int = 0) -> dict[str, Any]:
         "backend": "hf",
         "dtype": "float32",
     }
+
+
+ITEMS = 80
+
+
+def write_items(folder: Path, plan: dict[str, Any], items: int = ITEMS) -> None:
+    """Give every run item-level results, whose means its scores become: skill decides, and seeds differ in few items."""
+    for run in plan["runs"]:
+        home, draw = folder / run["path"], random.Random(run["path"])
+        _write_samples(home, draw, items)
+        _write_judgments(home, draw)
+
+
+def _write_samples(home: Path, draw: random.Random, items: int) -> None:
+    content, rows = json.loads((home / "scores.json").read_text()), []
+    for name, entry in content["benchmarks"].items():
+        tasks = list(entry["tasks"])
+        level, right = entry["value"], 0
+        for index in range(items):
+            correct = (index * 0.618034) % 1 + draw.gauss(0, 0.05) < level  # hard and easy items take turns
+            right += correct
+            about = {
+                "benchmark": name,
+                "task": tasks[index % len(tasks)],
+                "item": index,
+                "item_id": f"{name}/{index:016x}",
+            }
+            about |= {"prompt_sha256": f"{index:016d}", "correct": correct, "metrics": {}, "prediction": 0, "target": 0}
+            rows.append(about)
+        entry["value"] = right / items
+    write(home / "scores.json", content)
+    with gzip.open(home / "samples.jsonl.gz", "wt", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _write_judgments(home: Path, draw: random.Random) -> None:
+    content, rows = json.loads((home / "mt_bench.json").read_text()), []
+    means: dict[str, list[float]] = {}
+    for question in range(16):
+        category = CATEGORIES[question % len(CATEGORIES)]
+        ratings = [round(min(10, max(1, content["mean"] + draw.gauss(question % 3 - 1, 0.7)))) for _ in (1, 2)]
+        means.setdefault(category, []).append(sum(ratings) / 2)
+        about = {"question_id": question, "category": category, "prompt_name": "single-v1", "prompt_sha256": "5" * 64}
+        rows += [about | {"turn": turn, "rating": rating} for turn, rating in enumerate(ratings, start=1)]
+    every = [mean for found in means.values() for mean in found]
+    bare = [mean for name, found in means.items() if name != "coding" for mean in found]
+    content |= {"mean": sum(every) / len(every), "mean_without_coding": sum(bare) / len(bare)}
+    for name, found in means.items():
+        content["categories"][name]["mean"] = sum(found) / len(found)
+    write(home / "mt_bench.json", content)
+    (home / "judgments.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def noise_floor(plan: dict[str, Any], model: str) -> dict[str, Any]:

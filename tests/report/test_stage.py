@@ -15,7 +15,7 @@ from workflow.report.page import document
 from workflow.stages.report import report
 
 ROOT = Path(__file__).parents[2]
-TABLES = ("methods", "comparison", "memory", "speed", "mt_bench_categories", "tasks", "limits")
+TABLES = ("methods", "comparison", "memory", "speed", "mt_bench_categories", "differences", "tasks", "limits")
 ASKED = ("pairwise", "forgetting", "noise", "overlap", "published")
 
 

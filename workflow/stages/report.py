@@ -15,7 +15,8 @@ from workflow.experiment import load
 from workflow.stages import parser, results_folder, stage_main
 
 UNFINISHED = ("failed", "missing")
-ASKED = ("mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "tasks", "published", "limits")
+ASKED = ("mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "differences", "tasks", "published")
+ASKED += ("limits",)
 
 
 def main() -> None:
@@ -35,11 +36,13 @@ def main() -> None:
 def report(experiment: dict[str, Any], results: Path) -> list[str]:
     """Write tables and page into `results`; returns the paths of runs that failed or are missing."""
     from eval.collect import collect, group
+    from eval.significance import significance
     from workflow.report.page import render
 
     runs = collect(experiment, results)
     rows = group(runs, experiment)
-    tables = write_tables(experiment, rows, results)
+    verdicts = significance(rows, experiment)
+    tables = write_tables(experiment, rows, verdicts, results)
     (results / "report.html").write_text(render(experiment, rows, tables), encoding="utf-8")
     write_answers(experiment, rows, results / "mt_bench.html")
     return [run.path for run in runs if run.status in UNFINISHED]
@@ -55,12 +58,13 @@ def write_answers(experiment: dict[str, Any], rows: list[Any], file: Path) -> No
         file.write_text(answers_page.render(experiment, rows), encoding="utf-8")
 
 
-def write_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> list[Any]:
+def write_tables(experiment: dict[str, Any], rows: list[Any], verdicts: Any, results: Path) -> list[Any]:
     """Write each table as CSV and Markdown; returns them as texts, for the page. Those of a former experiment go."""
     from eval.tables import write_csv
     from eval.text import to_markdown
 
-    folder, made = results / "tables", [*main_tables(experiment, rows), *asked_tables(experiment, rows, results)]
+    folder = results / "tables"
+    made = [*main_tables(experiment, rows, verdicts), *asked_tables(experiment, rows, verdicts, results)]
     for name in (*ASKED, *(table.name for _, table in made)):
         for kind in ("csv", "md"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
@@ -70,23 +74,26 @@ def write_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> 
     return [table for _, table in made]
 
 
-def main_tables(experiment: dict[str, Any], rows: list[Any]) -> list[tuple[list[Any], Any]]:
+def main_tables(experiment: dict[str, Any], rows: list[Any], verdicts: Any) -> list[tuple[list[Any], Any]]:
     """The tables that every experiment has, as rows and as text."""
     from eval import present, tables
 
-    methods, compared = tables.methods(rows, experiment), tables.comparison(rows, experiment)
-    memory, speed = tables.memory(rows, experiment), tables.speed(rows, experiment)
+    methods, compared = tables.methods(rows, experiment, verdicts), tables.comparison(rows, experiment, verdicts)
+    memory, speed = tables.memory(rows, experiment), tables.speed(rows, experiment, verdicts)
     return [
-        (methods, present.methods_table(methods, experiment)),
-        (compared, present.comparison_table(compared, experiment)),
+        (methods, present.methods_table(methods, experiment, verdicts)),
+        (compared, present.comparison_table(compared, experiment, verdicts)),
         (memory, present.memory_table(memory, experiment)),
-        (speed, present.speed_table(speed, experiment)),
+        (speed, present.speed_table(speed, experiment, verdicts)),
     ]
 
 
-def asked_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> list[tuple[list[Any], Any]]:
+def asked_tables(
+    experiment: dict[str, Any], rows: list[Any], verdicts: Any, results: Path
+) -> list[tuple[list[Any], Any]]:
     """The tables of what an experiment may ask for, each only where there is something to put into it."""
     from eval import present, tables
+    from eval.differences_table import differences, differences_table
     from eval.forgetting_table import forgetting, forgetting_table
     from eval.limits import limits, limits_table
     from eval.mt_bench_tables import categories, categories_table
@@ -99,13 +106,14 @@ def asked_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> 
     leaks = read_leaks(results)
     compared = tables.comparison(rows, experiment)
     made = [
-        (categories(rows, experiment), lambda lines: categories_table(lines, experiment)),
+        (categories(rows, experiment, verdicts), lambda lines: categories_table(lines, experiment)),
         (pairwise(rows, experiment), lambda lines: pairwise_table(lines, experiment)),
-        (forgetting(rows, experiment), lambda lines: forgetting_table(lines, experiment)),
+        (forgetting(rows, experiment, verdicts), lambda lines: forgetting_table(lines, experiment, verdicts)),
         (noise(rows, experiment), lambda lines: noise_table(lines, experiment)),
         (overlap(leaks, experiment), lambda lines: overlap_table(lines, leaks, experiment)),
+        (differences(verdicts, experiment), lambda lines: differences_table(lines, experiment)),
         (tasks(rows, experiment), lambda lines: tasks_table(lines, experiment)),
-        (versus(rows, experiment), lambda lines: present.versus_table(lines, experiment, compared)),
+        (versus(rows, experiment, verdicts), lambda lines: present.versus_table(lines, experiment, compared)),
         (limits(rows), lambda lines: limits_table(lines, experiment)),
     ]
     return [(lines, present_it(lines)) for lines, present_it in made if lines]

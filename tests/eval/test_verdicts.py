@@ -1,0 +1,116 @@
+"""Verdicts: when two rows are told apart, how the column is grouped, and what the sentence says."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from eval.values import Values
+from eval.verdicts import compare, sentence
+
+
+def rows(**accuracies: float) -> dict[str, Values]:
+    """Three seeds on 1,000 items of rising difficulty; seeds change about one item in thirty."""
+    hard = np.linspace(0, 1, 1000)
+    draw = np.random.default_rng(0)
+    return {
+        name: Values((np.stack([hard + draw.normal(0, 0.03, 1000) < level for _ in range(3)]).astype(float),))
+        for name, level in accuracies.items()
+    }
+
+
+def one_seed(**accuracies: float) -> dict[str, Values]:
+    return {name: Values((values.strata[0][:1],)) for name, values in rows(**accuracies).items()}
+
+
+def said(values: dict[str, Values], **options) -> str:
+    return sentence(compare(values, accuracy=True, **options), "GSM8K", factor=100, digits=1)
+
+
+def test_equals_are_said_to_be_equal() -> None:
+    assert said(rows(lisa=0.601, lora=0.600)) in (
+        "GSM8K: lisa and lora are not distinguishable here.",
+        "GSM8K: lora and lisa are not distinguishable here.",
+    )
+
+
+def test_the_best_row_is_named_with_its_equals_and_what_it_is_ahead_by() -> None:
+    text = said(rows(lisa=0.6, full=0.65, lora=0.601))
+    found = re.fullmatch(r"GSM8K: full is better than (lisa|lora) by (.*) and (lisa|lora) by (.*)\.", text)
+    assert found and {found[1], found[3]} == {"lisa", "lora"}
+    value, low, high = map(float, re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", found[2]).groups())
+    assert low < value < high and value == pytest.approx(5, abs=0.8)
+    text = said(rows(lisa=0.65, full=0.651, lora=0.6))
+    assert re.match(r"GSM8K: (\w+) is best; (\w+) is not distinguishable from it; \1 is better than lora by ", text)
+
+
+def test_lower_may_be_better() -> None:
+    losses = {name: Values((np.array([[x], [x + 0.01], [x - 0.01]]),)) for name, x in (("full", 1.0), ("lora", 2.0))}
+    verdict = compare(losses, lower_is_better=True)
+    assert verdict.order == ("full", "lora") and verdict.groups == {"full": "a", "lora": "b"}
+    assert sentence(verdict, "Loss", digits=2).startswith("Loss: full is better than lora by 1.00 [0.9")
+
+
+def test_one_seed_is_said_to_speak_of_the_trained_models_only() -> None:
+    assert said(one_seed(full=0.7, lora=0.6)).endswith(
+        " One seed: said of the trained models at hand, not of their methods."
+    )
+    verdict = compare(one_seed(full=0.7, lora=0.6), accuracy=True)
+    assert verdict.one_seed and verdict.differences[0].p_seeds_and_items is None and verdict.differences[0].apart
+
+
+def test_one_seed_without_items_is_not_tested() -> None:
+    losses = {name: Values((np.array([[x]]),)) for name, x in (("full", 1.0), ("lora", 2.0))}
+    verdict = compare(losses, lower_is_better=True)
+    assert not verdict.tested and verdict.differences[0].p_holm is None and not verdict.differences[0].apart
+    assert sentence(verdict, "Loss") == "Loss: not tested, since one seed without items shows no spread."
+
+
+def test_a_difference_within_the_noise_floor_is_none() -> None:
+    found = rows(full=0.63, lora=0.6)
+    (difference,) = compare(found, accuracy=True).differences
+    assert difference.apart
+    (difference,) = compare(found, accuracy=True, floor=0.05).differences
+    assert not difference.apart and difference.p_holm is not None
+
+
+def test_more_pairs_need_a_smaller_p() -> None:
+    few, many = rows(full=0.63, lora=0.6), rows(full=0.63, lora=0.6, a=0.6, b=0.6, c=0.6)
+    (alone,) = compare(few, accuracy=True).differences
+    among = next(d for d in compare(many, accuracy=True).differences if {d.a, d.b} == {"full", "lora"})
+    assert among.p_items == alone.p_items and among.p_holm > alone.p_holm
+
+
+def test_the_larger_of_the_two_ps_counts() -> None:
+    for difference in compare(rows(full=0.62, lora=0.6, lisa=0.61), accuracy=True).differences:
+        assert difference.p_holm >= max(difference.p_items, difference.p_seeds_and_items)
+
+
+def test_a_difference_can_be_asked_for_from_either_side() -> None:
+    verdict = compare(rows(full=0.7, lora=0.6), accuracy=True)
+    here, there = verdict.apart("full", "lora"), verdict.apart("lora", "full")
+    assert (here.value, here.low, here.high) == (-there.value, -there.high, -there.low) and here.a == "full"
+
+
+def test_pairs_behind_the_best_are_told_when_nothing_is_behind_it() -> None:
+    """The best row's seeds are far apart, so that nothing is told apart from it."""
+    found = rows(b=0.6, c=0.5)
+    wild = np.stack([found["b"].strata[0][0] * 0 + level for level in (1.0, 0.9, 0.2)])
+    verdict = compare({"wild": Values((wild,)), **found})
+    text = sentence(verdict, "X", factor=100, digits=1)
+    assert text.startswith("X: wild is best; b and c are not distinguishable from it; b is better than c by 9.")
+
+
+def test_many_rows_are_counted_and_not_all_named() -> None:
+    levels = {f"m{place:02}": 0.2 + 0.04 * place for place in range(20)}
+    text = said(rows(**levels))
+    assert text.startswith("GSM8K: m19 is better than m18 by ") and text.endswith(" and 14 more.")
+
+
+def test_a_row_alone_has_an_interval_and_no_verdict() -> None:
+    verdict = compare(rows(full=0.6), accuracy=True)
+    assert verdict.differences == () and verdict.groups == {"full": "a"}
+    low, high = verdict.intervals["full"]
+    assert low < 0.6 < high and sentence(verdict, "X") == "X: full stands alone."
