@@ -9,12 +9,11 @@ comparison: it is what is compared.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from eval.collect import dig
-from eval.planned import LENGTHS, word
+from eval.planned import LENGTHS, words
 
 Json = Mapping[str, Any]
 About = Literal["scores", "loss", "memory", "speed"]
@@ -57,8 +56,7 @@ def differing(a: Json, b: Json, about: About) -> Iterator[str]:
         values = a.get(name), b.get(name)
         same = values[0] == values[1] or (off and not any(values))
         if not same and (about in QUALITY or name not in NO_COST):
-            words = (_words(side[name], values) if name in side else "not recorded" for side in (a, b))
-            yield _pair(name.removeprefix(OWN), *words)
+            yield _pair(name.removeprefix(OWN), *(side.get(name, "not recorded") for side in (a, b)))
 
 
 def settings_of(record: Json) -> dict[str, Any]:
@@ -100,18 +98,8 @@ def _sources(a: Json, b: Json, about: About) -> Iterator[str]:
     for name, (keys, counts) in decide.items():
         values = dig(a, keys), dig(b, keys)
         if counts and values[0] != values[1]:
-            yield _pair(name, *(_words(value, values) for value in values))
+            yield _pair(name, *values)
 
 
-def _pair(name: str, a: str, b: str) -> str:
-    return f"{name}: {a} in a, {b} in b"
-
-
-def _words(value: Any, both: tuple[Any, Any]) -> str:
-    """A value in short, checksums by their beginning; in full where the two would read the same."""
-    shortened = [_short(each) for each in both]
-    return _short(value) if shortened[0] != shortened[1] else json.dumps(value)
-
-
-def _short(value: Any) -> str:
-    return f"{value[:8]}..." if isinstance(value, str) and len(value) == 64 else word(value)
+def _pair(name: str, a: Any, b: Any) -> str:
+    return "{}: {} in a, {} in b".format(name, *words(a, b))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.collect import dig, read_json, require
-from eval.planned import word
+from eval.planned import words
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"
 BASE = "default"  # the setting of the cells that are compared with the paper
@@ -167,7 +167,7 @@ def _difference(found: Json, planned: Json) -> str:
     plan = _settings(planned["hyperparameters"], planned["conditions"])
     for name in dict.fromkeys([*plan, *found]):
         if found.get(name) != plan.get(name):
-            return f"{name}: {word(found.get(name))}, planned {word(plan.get(name))}"
+            return "{}: {}, planned {}".format(name, *words(found.get(name), plan.get(name)))
     return ""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from eval.protocols import MT_BENCH, label
 from eval.side_by_side import IDENTITY, PEAKS, RATIOS, Key, Metric, Pair, SideBySide
 from eval.text import EMPTY, GB, MB, Column, build, plain, plus_minus, signed, to_markdown
+from workflow.commands.items import row_name
+from workflow.commands.items_text import printable
 
 NARROWEST, WIDTH, WIDEST = 80, 100, 160  # columns of the terminal
 INDENT = "  "
@@ -71,16 +73,14 @@ def summary(found: SideBySide) -> str:
 def _compared(found: SideBySide) -> Iterator[tuple[str, str, str]]:
     """Name, a's value and b's of every condition that one of them has."""
     yield "folder", str(found.a.folder), str(found.b.folder)
-    sides = found.a.conditions, found.b.conditions
-    for name, key in CONDITIONS.items():
-        a, b = (_short(side[key]) for side in sides)
-        if (a, b) != (EMPTY, EMPTY):
-            yield name, a, b
-    yield from _packages(*(side["packages"] for side in sides))
-    a, b = (_commit(side) for side in sides)
-    yield "commit", a, b
-    a, b = (_days(side) for side in sides)
-    yield "started", a, b
+    a, b = found.a.conditions, found.b.conditions
+    told = [(name, _short(a[key]), _short(b[key])) for name, key in CONDITIONS.items()]
+    told += [
+        *_packages(a["packages"], b["packages"]),
+        ("commit", _commit(a), _commit(b)),
+        ("started", _days(a), _days(b)),
+    ]
+    yield from (each for each in told if each[1:] != (EMPTY, EMPTY))
 
 
 def _packages(a: Mapping[str, str | None], b: Mapping[str, str | None]) -> Iterator[tuple[str, str, str]]:
@@ -167,9 +167,7 @@ def _panels(found: SideBySide) -> Iterator[tuple[str, list[Pair]]]:
 
 def _row_name(pair: Pair) -> str:
     """As the command line calls a row; the setting of a cell behind it."""
-    *_, method, variant = pair.a.key
-    setting = f", {pair.key[-1]}" if pair.key != pair.a.key else ""
-    return (method if variant == "default" else f"{method}/{variant}") + setting
+    return row_name(pair.a) + (f", {pair.key[-1]}" if pair.key != pair.a.key else "")
 
 
 def _rows(pairs: list[Pair], width: int) -> list[str]:
@@ -187,7 +185,7 @@ def _rows(pairs: list[Pair], width: int) -> list[str]:
             marks = "".join(f" [{numbers[reason]}]" for reason in metric.reasons)
             lines += [f"{INDENT * 2}{name:{widths[0]}}  {a:>{widths[1]}}  {b:>{widths[2]}}  {change}{marks}"]
         for note in (*(f"[{number}] {reason}" for reason, number in numbers.items()), *pair.notes):
-            lines += _wrapped(f"{INDENT * 2}{note}", width, INDENT * 4)
+            lines += _wrapped(f"{INDENT * 2}{printable(note)}", width, INDENT * 4)
     return lines
 
 
