@@ -17,6 +17,7 @@ from tests.report import fixture_tree, memory_tree
 from workflow import cli
 from workflow.commands import compare
 
+ROOT = Path(__file__).parents[2]
 Answer = Callable[..., str]
 
 
@@ -108,7 +109,8 @@ def test_the_text_fits_a_terminal_of_100_columns(answer: Answer, monkeypatch: py
 
 
 def test_rows_of_one_side_are_listed(answer: Answer) -> None:
-    assert re.search(r"Only in b: tiny1/world-chat/vanilla/default,\s+tiny1/world-chat/full/default", answer())
+    expected = "Only in b, tiny1 on world-chat: vanilla, full, lora/r128, galore, lisa/gamma2, lisa/gamma4."
+    assert expected in answer().splitlines()
     found = json.loads(answer("--json"))
     assert found["only_a"] == [] and {row["model"] for row in found["only_b"]} == {"tiny1"}
 
@@ -215,6 +217,16 @@ def test_committed_records_stand_beside_each_other(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "1 row side by side, 1 of them with something that does not compare; 11 only in a, 1 only in b." in text
     assert "steps: 120 in a, 60 in b" in text and "seed 1 stands in a only and is left out" in text
+
+
+def test_the_page_on_it_shows_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "100")
+    (command,) = re.findall(r"^\$ lisa-bench (compare .*)$", (ROOT / "docs/compare.md").read_text(), re.MULTILINE)
+    assert cli.main(command.split()) == 0
+    assert capsys.readouterr().out in (ROOT / "docs/compare.md").read_text()
 
 
 # --- mistakes

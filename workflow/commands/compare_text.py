@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from eval.collect import Row
 from eval.protocols import MT_BENCH, label
 from eval.side_by_side import IDENTITY, PEAKS, RATIOS, Key, Metric, Pair, SideBySide
 from eval.text import EMPTY, GB, MB, Column, build, plain, plus_minus, signed, to_markdown
@@ -136,14 +137,13 @@ def _code(found: SideBySide) -> list[str]:
     return [f"Code of {', '.join(changed)} changed between a and b."] if changed else []
 
 
-def _alone(found: SideBySide) -> list[str]:
+def _alone(found: SideBySide) -> Iterator[str]:
     """The rows that one side lacks."""
-    sides = (("a", found.only_a), ("b", found.only_b))
-    return [f"Only in {name}: {', '.join(map(_place, keys))}." for name, keys in sides if keys]
-
-
-def _place(key: Key) -> str:
-    return "/".join(key)
+    for name, side, keys in (("a", found.a, found.only_a), ("b", found.b, found.only_b)):
+        panels = groupby(keys, key=lambda key: _heading(key, found))
+        told = [f"{heading}: {', '.join(_row_name(side.rows[key], key) for key in each)}" for heading, each in panels]
+        if told:
+            yield f"Only in {name}, {'; '.join(told)}."
 
 
 def _made(found: SideBySide) -> list[str]:
@@ -160,14 +160,17 @@ def _made(found: SideBySide) -> list[str]:
 
 def _panels(found: SideBySide) -> Iterator[tuple[str, list[Pair]]]:
     """Rows of one model on one data set, cells of one model."""
-    shared = IDENTITY[found.a.kind].index("method")
-    for key, pairs in groupby(found.pairs, key=lambda pair: pair.key[:shared]):
-        yield " on ".join(key), list(pairs)
+    for heading, pairs in groupby(found.pairs, key=lambda pair: _heading(pair.key, found)):
+        yield heading, list(pairs)
 
 
-def _row_name(pair: Pair) -> str:
+def _heading(key: Key, found: SideBySide) -> str:
+    return " on ".join(key[: IDENTITY[found.a.kind].index("method")])
+
+
+def _row_name(row: Row, key: Key) -> str:
     """As the command line calls a row; the setting of a cell behind it."""
-    return row_name(pair.a) + (f", {pair.key[-1]}" if pair.key != pair.a.key else "")
+    return row_name(row) + (f", {key[-1]}" if key != row.key else "")
 
 
 def _rows(pairs: list[Pair], width: int) -> list[str]:
@@ -179,7 +182,7 @@ def _rows(pairs: list[Pair], width: int) -> list[str]:
     lines = ["", head]
     for pair in pairs:
         numbers = _numbered(pair)
-        lines += [f"{INDENT}{_row_name(pair)}" + ("" if pair.metrics else ": nothing measured")]
+        lines += [f"{INDENT}{_row_name(pair.a, pair.key)}" + ("" if pair.metrics else ": nothing measured")]
         for metric in pair.metrics:
             name, a, b, change = shown[id(metric)]
             marks = "".join(f" [{numbers[reason]}]" for reason in metric.reasons)
@@ -200,7 +203,7 @@ def _markdown_rows(heading: str, pair: Pair, panel: list[Pair]) -> Iterator[dict
     reasons = [metric.reasons for metric in pair.metrics] or [()]
     for place, ((metric, a, b, change), why) in enumerate(zip(cells, reasons, strict=True)):
         notes = [*why, *(pair.notes if place == 0 else ())]
-        row = f"{heading}: {_row_name(pair)}" if place == 0 else None
+        row = f"{heading}: {_row_name(pair.a, pair.key)}" if place == 0 else None
         yield {"row": row, "metric": metric, "a": a, "b": b, "change": change, "notes": "; ".join(notes) or None}
 
 
