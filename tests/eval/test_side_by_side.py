@@ -233,6 +233,15 @@ def test_a_score_under_other_versions_of_libraries_compares(beside_1_1, key, val
     assert beside_1_1(edit_protocol(key, value)).counts["not_comparable"] == 0
 
 
+def test_seeds_scored_under_several_versions_of_a_library_have_one_mean(beside_1_1):
+    def edit(plan, tree):
+        edit_protocol("shots", 5)(plan, tree)
+        run = fixture_tree.run_of(plan, "lora", 1)
+        change(tree, run, "benchmarks", "mmlu", "protocol", "torch", value="9", name="scores.json")
+
+    assert metric_of(pair_of(beside_1_1(edit)), "mmlu").seeds == (0, 1)
+
+
 def test_a_protocol_that_is_not_recorded_is_no_match(beside_1_1):
     found = beside_1_1(lambda plan, tree: None)
     assert set(flagged(pair_of(found))) == ACCURACIES
