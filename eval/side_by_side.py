@@ -1,6 +1,6 @@
 """Two results folders side by side: every row that both have with its metrics, and why a metric does not compare.
 
-    a, b = read_side(Path("results/a"), experiment_a), read_side(Path("results/b"), experiment_b)
+    a, b = read_side(Path("results/a"), experiment_a), read_side(Path("results/b"), experiment_b)   # eval/sides.py
     found = side_by_side(a, b)
     found.pairs[0].metrics[0].difference     # None with `reasons`, or where only one side has the metric
     table(found)                             # one row a metric, as eval/tables.py has them
@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-from eval import EvaluationError, memory_cells
-from eval.collect import Row, Run, collect, group, score
+from eval.collect import Row, Run, score
 from eval.comparable import About, differing, reasons, same_version
-from eval.conditions import PACKAGES, distinct, of_records
-from eval.memory_cells import MemoryCell, unmet
+from eval.conditions import distinct
+from eval.memory_cells import unmet
 from eval.protocols import MT_BENCH, across_versions, described, metrics, protocol, told_apart
-from eval.recorded import recorded
+from eval.sides import IDENTITY, Key, Side
 from eval.statistics import Estimate, combine_seeds
+from eval.tables import TableRow
 
-IDENTITY = {"training": ("model", "data", "method", "variant"), "memory": ("model", "method", "variant", "setting")}
 COST: dict[str, tuple[About, tuple[str, ...]]] = {
     "peak_memory_bytes": ("memory", ("memory", "phases", "train")),
     "tokens_per_s": ("speed", ("throughput", "tokens_per_s")),
@@ -38,44 +36,8 @@ PEAKS = ("peak_memory_bytes", PREDICTED)
 RATIOS = (*COST, PREDICTED)
 
 Json = Mapping[str, Any]
-Key = tuple[str, ...]
 Read = Callable[[Run], tuple[Any, float | None]]
 Tell = Callable[[Run, Run], Iterable[str]]
-TableRow = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two folders.
-
-    Args:
-        kind: `training`, or `memory`: each row is then a cell with at most one run, its measurement.
-        predictions: of cells, by the key of their row.
-    """
-
-    folder: Path
-    experiment: Json
-    kind: str
-    rows: Mapping[Key, Row]
-    predictions: Mapping[Key, Json] = field(default_factory=dict)
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """Where and with what its numbers were made: what two machines or versions may differ in."""
-        measured = [run.record for row in self.rows.values() for run in row.runs if run.record]
-        records = measured or [{"environment": found.get("environment", {})} for found in self.predictions.values()]
-        environments = [record["environment"] for record in records]
-        keys = ("driver", "cuda", "python", "lock_sha256")
-        more = {key: distinct(environment.get(key) for environment in environments) for key in keys}
-        versions = [environment.get("packages", {}) for environment in environments]
-        packages = {name: distinct(found.get(name) for found in versions) for name in PACKAGES}
-        return {"experiment": self.experiment["name"], **of_records(records), **more, "packages": packages}
-
-    def part(self, chosen: Mapping[str, str]) -> Side:
-        """The rows with these values of their identity, e.g. {"method": "lora"}."""
-        keys = [key for key in self.rows if chosen.items() <= dict(zip(IDENTITY[self.kind], key, strict=True)).items()]
-        predictions = {key: self.predictions[key] for key in keys if key in self.predictions}
-        return Side(self.folder, self.experiment, self.kind, {key: self.rows[key] for key in keys}, predictions)
 
 
 @dataclass(frozen=True)
@@ -151,44 +113,6 @@ class SideBySide:
         differing = sum(not pair.compares for pair in self.pairs)
         alone = {"only_a": len(self.only_a), "only_b": len(self.only_b)}
         return {"rows": len(self.pairs), "not_comparable": differing, **alone}
-
-
-# --- reading
-
-
-def read_side(folder: Path, experiment: Json | None) -> Side | None:
-    """A results folder by its experiment.json, or by its records where there is none; None: nor is there a record.
-
-    Raises:
-        EvaluationError: a file is damaged, or the experiment lists neither runs nor cells.
-    """
-    experiment = experiment or recorded(folder)
-    if experiment is None:
-        return None
-    if "cells" in experiment:
-        cells = memory_cells.collect(experiment, folder, reference=None)
-        predictions = {_cell_key(cell): cell.simulated for cell in cells if cell.simulated}
-        rows = {_cell_key(cell): Row((_as_run(cell),), "") for cell in cells}
-        return Side(folder, experiment, "memory", rows, predictions)
-    if "runs" in experiment:
-        found = group(collect(experiment, folder), experiment)
-        return Side(folder, experiment, "training", {row.key: row for row in found})
-    raise EvaluationError(f"{folder / 'experiment.json'} lists neither runs nor cells: no pipeline wrote it.")
-
-
-def _cell_key(cell: MemoryCell) -> Key:
-    return (*cell.row, cell.planned["setting"])
-
-
-def _as_run(cell: MemoryCell) -> Run:
-    """A cell's measurement, as far as there is one, as the one run of a row."""
-    record = next(iter(cell.measured.values()), {})
-    about = {key: cell.planned[key] for key in ("model", "method", "variant", "hyperparameters", "learning_rate")}
-    files = dict.fromkeys(("scores", "mt_bench", "pairwise", "noise_floor", "general_text"), {})
-    ended = {"status": record.get("status", "not measured"), "phase": record.get("phase") or ""}
-    reason = str(record.get("error") or "; ".join(cell.unused))
-    place = {"data": "synthetic", "seed": record.get("seed", 0), "path": cell.path, "folder": cell.folder}
-    return Run(**about, **place, **ended, reason=reason, foreign=bool(cell.unused), record=record, **files)
 
 
 # --- matching

@@ -8,7 +8,8 @@ import pytest
 
 from eval import EvaluationError, benchmarks
 from eval.collect import collect, group
-from eval.side_by_side import Metric, read_side, side_by_side, table
+from eval.side_by_side import Metric, side_by_side, table
+from eval.sides import read_side
 from eval.statistics import Estimate
 from tests.eval.test_collect import change
 from tests.eval.test_recorded import COMMITTED
@@ -440,8 +441,9 @@ def test_committed_references_compare_whole_with_themselves(folder):
 
 
 def test_what_no_pipeline_wrote_is_named(tmp_path):
-    with pytest.raises(EvaluationError, match="experiment.json lists neither runs nor cells"):
-        read_side(tmp_path, {"name": "x"})
+    for content in ({}, {"name": "x"}, {"runs": []}):
+        with pytest.raises(EvaluationError, match="experiment.json lists neither runs nor cells"):
+            read_side(tmp_path, content)
     assert read_side(tmp_path, None) is None
 
 

@@ -239,6 +239,7 @@ MISTAKES = {
     ),
     "no folder": (["her", "there"], r"No results in '.*her'.*Known: .*here, .*memory, .*there\."),
     "a folder of experiments": (["", "there"], r"holds several experiments.*Known: .*here, .*memory, .*there\."),
+    "a folder to write into": (["here", "there", "--csv", "."], "--csv: . cannot be written: Is a directory"),
     "model": (["here", "there", "--model", "tini"], "--model: unknown model 'tini'. Did you mean 'tiny'.* tiny1"),
     "data": (["here", "there", "--data", "x"], "--data: unknown data 'x'. Known: world-chat."),
     "method": (["here", "there", "--method", "lsia"], "--method: unknown method 'lsia'. Did you mean 'lisa'"),

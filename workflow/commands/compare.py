@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from eval import EvaluationError
-from eval.side_by_side import IDENTITY, Key, Metric, Pair, Side, SideBySide, read_side, side_by_side, table
+from eval.side_by_side import Metric, Pair, SideBySide, side_by_side, table
+from eval.sides import IDENTITY, Key, Side, read_side
 from workflow.checks import check_known
 from workflow.engine.errors import InputError
 from workflow.form import known_around, read
@@ -69,7 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
     except EvaluationError as error:
         raise InputError(str(error)) from error
     if arguments.csv:
-        write_csv(table(found), arguments.csv)
+        try:
+            write_csv(table(found), arguments.csv)
+        except OSError as error:
+            raise InputError(f"--csv: {arguments.csv} cannot be written: {error.strerror}.") from error
     if arguments.json:
         print(json.dumps(as_json(found), indent=2))
     else:

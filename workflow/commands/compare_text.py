@@ -11,7 +11,8 @@ from typing import Any
 
 from eval.collect import Row
 from eval.protocols import MT_BENCH, label
-from eval.side_by_side import IDENTITY, PEAKS, RATIOS, Key, Metric, Pair, SideBySide
+from eval.side_by_side import PEAKS, RATIOS, Metric, Pair, SideBySide
+from eval.sides import IDENTITY, Key
 from eval.text import EMPTY, GB, MB, Column, build, plain, plus_minus, signed, to_markdown
 from workflow.commands.items import row_name
 from workflow.commands.items_text import printable
