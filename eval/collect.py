@@ -204,7 +204,7 @@ def read_json(file: Path, needed: Iterable[str]) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # json's and unicode's errors are ValueErrors
         raise EvaluationError(f"{file} is not JSON ({error}). {AGAIN}") from error
     if not isinstance(content, dict):
         raise EvaluationError(f"{file} holds a {type(content).__name__}, not an object. {AGAIN}")

@@ -20,12 +20,16 @@ PACKAGES += ("lm-eval", "datasets")
 
 def conditions(runs: Iterable[Run], experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that close every CSV: where and from what the numbers of these runs come."""
-    records = [run.record for run in runs if run.record]
+    return {"experiment": experiment["name"], **of_records(run.record for run in runs if run.record)}
+
+
+def of_records(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where and from what these run records are."""
+    records = list(records)
     environments = [record["environment"] for record in records]
     settings = [record.get("settings", {}) for record in records]
     dates = sorted(record["started"] for record in records if record.get("started"))
     return {
-        "experiment": experiment["name"],
         "device": distinct(environment.get("device") for environment in environments),
         "threads": distinct(environment.get("threads") for environment in environments),
         "precision": distinct(setting.get("precision") for setting in settings),

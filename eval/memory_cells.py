@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.collect import dig, read_json, require
+from eval.planned import words
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"
 BASE = "default"  # the setting of the cells that are compared with the paper
@@ -97,13 +98,13 @@ class MemoryCell:
         return dig(record, keys) if record.get("status") == "ok" else None
 
 
-def collect(experiment: Json, results: Path, reference: Path = REFERENCE) -> list[MemoryCell]:
-    """Every cell of the experiment's list, in its order.
+def collect(experiment: Json, results: Path, reference: Path | None = REFERENCE) -> list[MemoryCell]:
+    """Every cell of the experiment's list, in its order; without a reference, only what its own folder holds.
 
     Raises:
         EvaluationError: a file that exists cannot be read, or lacks a field that the tables need.
     """
-    references = sorted(reference.glob(f"*/{experiment['name']}"))
+    references = sorted(reference.glob(f"*/{experiment['name']}")) if reference else []
     planned_cells = json.loads(json.dumps(experiment["cells"]))  # as files have it: lists, no tuples
     return [_read_cell(planned, results, references) for planned in planned_cells]
 
@@ -166,7 +167,7 @@ def _difference(found: Json, planned: Json) -> str:
     plan = _settings(planned["hyperparameters"], planned["conditions"])
     for name in dict.fromkeys([*plan, *found]):
         if found.get(name) != plan.get(name):
-            return f"{name}: {word(found.get(name))}, planned {word(plan.get(name))}"
+            return "{}: {}, planned {}".format(name, *words(found.get(name), plan.get(name)))
     return ""
 
 
@@ -186,10 +187,3 @@ def unmet(record: Json) -> str | None:
     parts = [f"{visited} of {drawn} units drawn"] if visited < drawn else []
     parts += ["no periodic cost"] if settings.get("periodic_cost_seen") is False else []
     return ", ".join(parts) or None
-
-
-def word(value: Any) -> str:
-    """A setting's value in a sentence; of a long list only its length."""
-    if isinstance(value, list) and len(value) > 3:
-        return f"a list of {len(value)}"
-    return "none" if value is None else json.dumps(value).strip('"')

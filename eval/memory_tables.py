@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eval.conditions import distinct, distinct_packages, packages_line
-from eval.memory_cells import PHASES, MemoryCell, devices, outcome, siblings, unmet, word
+from eval.memory_cells import PHASES, MemoryCell, devices, outcome, siblings, unmet
+from eval.planned import word
 from eval.published import Cell, find, rounding
 from eval.tables import COMPONENTS, TRAINABLE, TableRow, published_cells, times
 from eval.text import GB

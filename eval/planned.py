@@ -14,12 +14,16 @@ Json = Mapping[str, Any]
 
 OWN = ("adamw_implementation", "learning_rate")  # of `training`: a method may have its own
 LENGTHS = ("steps", "epochs")  # of `training`: exactly one is given
+SHA256_DIGITS = 64
 SHARED = ("training.", "prompt_format")  # names of what all runs of an experiment share
 
 
 def planned_settings(run: Json, experiment: Json) -> Json:
-    """What a record of the planned run must say, as JSON has it; a length that is not given is None."""
-    training = dict.fromkeys(LENGTHS) | dict(experiment.get("training", {}))
+    """What a record of the planned run must say, as JSON has it; a length that is not given is None.
+
+    Where only the records tell of an experiment (`eval/recorded.py`), it plans no training.
+    """
+    training = dict.fromkeys(LENGTHS) | dict(experiment["training"]) if "training" in experiment else {}
     shared = {f"training.{key}": value for key, value in training.items() if key not in OWN}
     style = {key: experiment[key] for key in ("prompt_format",) if key in experiment}
     return json.loads(json.dumps(_of_method(run) | shared | style))
@@ -33,7 +37,7 @@ def difference(record: Json, plan: Json) -> str | None:
     for name in dict.fromkeys([*plan, *recorded]):
         stated = name in recorded or name not in shared
         if stated and recorded.get(name) != plan.get(name):
-            return f"{name}: {_shown(recorded.get(name))}, planned {_shown(plan.get(name))}"
+            return "{}: {}, planned {}".format(name, *words(recorded.get(name), plan.get(name)))
     return None
 
 
@@ -42,5 +46,16 @@ def _of_method(about: Json) -> dict[str, Any]:
     return {"learning_rate": about["learning_rate"], **hyperparameters}
 
 
-def _shown(value: Any) -> str:
+def words(a: Any, b: Any) -> tuple[str, str]:
+    """Two values of a setting in a sentence, in full where they would read alike in short."""
+    short = word(a), word(b)
+    return short if a == b or short[0] != short[1] else (json.dumps(a), json.dumps(b))
+
+
+def word(value: Any) -> str:
+    """A value in a sentence: of a long list only its length, of a checksum its beginning."""
+    if isinstance(value, list) and len(value) > 3:
+        return f"a list of {len(value)}"
+    if isinstance(value, str) and len(value) == SHA256_DIGITS:
+        return f"{value[:8]}..."
     return "none" if value is None else json.dumps(value).strip('"')

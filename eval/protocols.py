@@ -28,6 +28,7 @@ NOT_RECORDED = "not recorded"
 OF_SETTINGS = ("batch_size", "backend", "dtype", "transformers", "torch", "vllm")  # as in `settings` of scores.json
 FIELDS = ("harness", "tasks", "shots", "limit", "max_new_tokens", "prompts_sha256", *OF_SETTINGS)
 OF_A_PROCESS = ("harness", *OF_SETTINGS)  # what the members of a suite must share
+LIBRARIES = ("transformers", "torch", "vllm")  # two machines or versions differ in these and score the same way
 CUT_NOTE = (
     "Prompts cut: those for which the model has too few positions. They are cut at the beginning, so that the first "
     "demonstrations go first."
@@ -137,6 +138,13 @@ def _of_judge(judged: Json) -> dict[str, Any]:
     }
 
 
+def across_versions(found: Json) -> dict[str, Any]:
+    """A protocol without the versions of the libraries under the harness."""
+    kept = {key: value for key, value in found.items() if key not in LIBRARIES}
+    members = {name: across_versions(member) for name, member in kept.get("members", {}).items()}
+    return kept | ({"members": members} if members else {})
+
+
 # --- words
 
 
@@ -178,6 +186,11 @@ def _suite_words(name: str, run: Run) -> str:
 def differences(protocols: list[Json]) -> list[str]:
     """For each protocol what tells it from the others, e.g. `batch size 16`; what titles say anyway is left out."""
     return [_told(protocols, place, IN_TITLES) for place in range(len(protocols))]
+
+
+def told_apart(a: Json, b: Json) -> tuple[str, str]:
+    """What each of two protocols has that the other has not, e.g. `5-shot` and `0-shot`."""
+    return _told([a, b], 0), _told([a, b], 1)
 
 
 def _told(protocols: list[Json], place: int, left_out: Iterable[str] = ()) -> str:
@@ -236,6 +249,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "transformers": _worded("transformers"),
     "torch": _worded("torch"),
     "vllm": lambda value: "" if value is None else f"vLLM {value}",  # its absence is another backend
+    "judge": lambda value: f"judge {value['model']}",
     "judge_server": _worded("judge at"),
     "questions_sha256": lambda value: f"questions {NOT_RECORDED if value is None else value[:8]}",
     "question_limit": lambda value: "all questions" if value is None else f"first {value} of each category",

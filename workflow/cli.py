@@ -21,6 +21,7 @@ from workflow.engine.errors import InputError
 from workflow.form import hint
 
 COMMANDS = {
+    "compare": "workflow.commands.compare",
     "fit": "workflow.commands.fit",
     "items": "workflow.commands.items",
     "methods": "workflow.commands.methods",

@@ -68,6 +68,12 @@ def hint(value: object, known: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def known_around(folder: Path) -> str:
+    """The folders beside one that hold an experiment, as a sentence to put after an error; empty where none does."""
+    known = [str(file.parent) for file in sorted(folder.parent.glob("*/experiment.json"))]
+    return f" Known: {', '.join(known)}." if known else ""
+
+
 def _where(path: list[Any]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.lstrip(".") or "the experiment"

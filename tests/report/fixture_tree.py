@@ -347,7 +347,7 @@ ITEMS = 80
 
 
 def write_items(folder: Path, plan: dict[str, Any], items: int = ITEMS) -> None:
-    """Give every run item-level results, whose means its scores become: skill decides, and seeds differ in few items."""
+    """Give every run item-level results, whose means its scores become: skill decides, seeds differ in few items."""
     for run in plan["runs"]:
         home, draw = folder / run["path"], random.Random(run["path"])
         _write_samples(home, draw, items)

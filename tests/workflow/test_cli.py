@@ -101,7 +101,7 @@ def t5(folder: Path) -> str:
 
 
 MISTAKES = {
-    "command": (["fti"], "Unknown command 'fti'. Did you mean 'fit'. Known: fit, items, methods, new-method."),
+    "command": (["fti"], f"Unknown command 'fti'. Did you mean 'fit'. Known: {', '.join(cli.COMMANDS)}."),
     "no card": (["fit", "llama-2-7b", "--method", "lisa"], "required: --gpu"),
     "card": (with_option("--gpu", "RTX 4091"), "Unknown card 'RTX 4091'. Did you mean 'RTX 4090'. Known: RTX 3060"),
     "two cards": (with_option("--gpu", "A100"), "A100 40GB, A100 80GB"),

@@ -37,7 +37,7 @@ from eval.item_records import Records, records
 from eval.items import MT_BENCH, Comparison, Item, check_scored_alike, compare, differing, load_items, paired
 from workflow.checks import check_known
 from workflow.engine.errors import InputError
-from workflow.form import read
+from workflow.form import known_around, read
 
 SUMMARY = "two methods item by item: what both have right, only one, neither"
 
@@ -132,9 +132,7 @@ def _pair(a: Item, b: Item, asked: Records) -> dict[str, Any]:
 
 def _experiment(folder: Path) -> dict[str, Any]:
     if not (folder / "experiment.json").is_file():
-        known = [str(file.parent) for file in sorted(folder.parent.glob("*/experiment.json"))]
-        around = f" Known: {', '.join(known)}." if known else ""
-        raise InputError(f"No experiment in {str(folder)!r}: it has no experiment.json.{around}")
+        raise InputError(f"No experiment in {str(folder)!r}: it has no experiment.json.{known_around(folder)}")
     experiment = read(folder / "experiment.json")
     if not {"name", "runs", "seeds", "models", "data"} <= set(experiment):
         raise InputError(f"{folder} is no experiment with trained and evaluated runs; its kind has no items.")
