@@ -18,7 +18,7 @@ from tests.pipeline.mini import ROOT, mini, snakemake, stage
 from tests.pipeline.wandb_file import items, read
 
 RUN = "tiny/world/{}/default/seed0"
-METHODS = ("lisa", "series_adapter")
+METHODS = ("lora", "series_adapter")
 KEY = "planted0123456789abcdef0123456789abcdef012"
 SMALL = {
     "methods": [*METHODS],
@@ -47,7 +47,7 @@ def log_of(folder: Path) -> dict[int, float]:
 def test_wandb_has_the_run_with_its_settings_and_every_loss(tracked: tuple[Path, Any]) -> None:
     folder, done = tracked
     assert done.returncode == 0, done.stderr
-    run = folder / "results/mini" / RUN.format("lisa")
+    run = folder / "results/mini" / RUN.format("lora")
     (file,) = run.glob("tracking/wandb/offline-run-*/run-*.wandb")
     records = {name: [] for name in ("run", "config", "history", "stats")}
     for record in read(file):
@@ -55,9 +55,9 @@ def test_wandb_has_the_run_with_its_settings_and_every_loss(tracked: tuple[Path,
         records.setdefault(kind, []).append(getattr(record, kind))
     (opened,), (config,) = records["run"], records["config"]
     assert (opened.project, opened.run_group) == ("lisa-bench", "mini")
-    assert (opened.display_name, opened.run_id) == (RUN.format("lisa"), (run / "tracking/run_id").read_text())
+    assert (opened.display_name, opened.run_id) == (RUN.format("lora"), (run / "tracking/run_id").read_text())
     shown = items(config.update)
-    assert (shown["method.name"], shown["method.hyperparameters.gamma"], shown["settings.steps"]) == ("lisa", 2, 8)
+    assert (shown["method.name"], shown["method.hyperparameters.rank"], shown["settings.steps"]) == ("lora", 128, 8)
     history = [items(line.item) for line in records["history"]]
     losses = {line["_step"]: line["train/loss_nats"] for line in history}
     assert losses == pytest.approx(log_of(run))
@@ -68,7 +68,7 @@ def test_wandb_has_the_run_with_its_settings_and_every_loss(tracked: tuple[Path,
 
 def test_tensorboard_has_every_loss_and_the_validation_loss(tracked: tuple[Path, Any]) -> None:
     folder, _ = tracked
-    run = folder / "results/mini" / RUN.format("lisa")
+    run = folder / "results/mini" / RUN.format("lora")
     events = EventAccumulator(str(run / "tracking/tensorboard/lisa-bench"))
     events.Reload()
     assert {event.step: event.value for event in events.Scalars("train/loss_nats")} == pytest.approx(log_of(run))
@@ -83,7 +83,7 @@ def test_the_losses_are_those_of_a_run_that_nobody_watches(tracked: tuple[Path, 
     experiment = json.loads((watched / "experiment.json").read_text())
     assert experiment["tracking"] == ["tensorboard", "wandb"]
     (alone / "experiment.json").write_text(json.dumps(experiment | {"tracking": []}))
-    run = RUN.format("lisa")
+    run = RUN.format("lora")
     given = ("--experiment", str(alone / "experiment.json"), "--run", run, "--results", str(alone))
     done = stage(folder, "train", *given)
     assert done.returncode == 0, done.stderr
@@ -120,10 +120,11 @@ def test_wandb_without_a_key_is_one_error_before_the_first_job(tracked: tuple[Pa
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_checkpoint_has_a_card_with_the_scores_of_its_run(tracked: tuple[Path, Any], method: str) -> None:
+def test_each_checkpoint_has_one_card_with_the_scores_of_its_run(tracked: tuple[Path, Any], method: str) -> None:
     folder, _ = tracked
     run = folder / "results/mini" / RUN.format(method)
-    card = ModelCard.load(run / "model/README.md")
+    (file,) = (run / "model").rglob("README.md")  # peft's own, of the adapter, is gone
+    card = ModelCard.load(file)
     shown = {result.metric_type: result.metric_value for result in card.data.eval_results}
     scores = json.loads((run / "scores.json").read_text())["benchmarks"]["winogrande"]
     assert (shown["acc"], shown["acc_stderr"]) == (scores["value"], scores["stderr"])

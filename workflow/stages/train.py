@@ -124,6 +124,7 @@ class Attempt:
         self.record["phase"] = "export"
         model.config.use_cache = True
         self.method.export(model, self.folder / "model")
+        (self.folder / "model/adapter/README.md").unlink(missing_ok=True)  # peft's card: a local path, and holes
         tokenizer.save_pretrained(self.folder / "model")
         self.record |= {"memory": self.meter.record(), "phase": None, "status": "ok", "error": None}
 
