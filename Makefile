@@ -82,7 +82,7 @@ lock: $(VENV)/.installed ## rewrite requirements.lock and environment.yml with t
 	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(BIN)/python -m venv "$$folder"; \
 	"$$folder/bin/python" -m pip install --disable-pip-version-check -qq '$(PIP)'; \
-	"$$folder/bin/python" -m pip install -qq '.[benchmark,dev]'; \
+	"$$folder/bin/python" -m pip install -qq '.[benchmark,tracking,dev]'; \
 	{ grep '^#' requirements.lock; "$$folder/bin/python" -m pip list --format=freeze \
 	  | grep -v -E '^(pip|lisa-bench|lisa_bench|triton|cuda-.*|nvidia-[^m].*)==' | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f -t= -k1,1; } > "$$folder/lock"; \
 	cp "$$folder/lock" requirements.lock

@@ -79,14 +79,17 @@ def build(
 
 def to_markdown(table: Table) -> str:
     """A Markdown document: title, pipe table, verdicts, notes and conditions."""
-    rule = _line("---:" if numeric else "---" for numeric in table.numeric)
-    lines = [f"# {table.title}", "", _line(table.header), rule, *map(_line, table.body)]
+    rule = line("---:" if numeric else "---" for numeric in table.numeric)
+    lines = [f"# {table.title}", "", line(table.header), rule, *map(line, table.body)]
     verdicts = ["", *(f"- **{verdict}**" for verdict in table.verdicts)] if table.verdicts else []
     notes = (f"- {note}" for note in (*table.notes, *table.conditions))
-    return "\n".join([*lines, *verdicts, "", *notes]) + "\n"
+    return "
+".join([*lines, *verdicts, "", *notes]) + "
+"
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 

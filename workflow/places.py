@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import datasets_of
-from workflow.engine.records import method_files, sha256_sources, sources
+from workflow.engine.records import MODEL_CARD, method_files, sha256_sources, sources
 
 GENERATED, DOWNLOADED = "world", "hub"  # data roots that are no folder
 
@@ -54,7 +54,7 @@ def _model(experiment: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
         code = [*method_files("full"), *sources("workflow/stages/prepare_model.py")]
         return parts | {"data": _training_data(experiment), "code": sha256_sources(code)}
     local = experiment["model_root"]
-    return parts | {"model_root": local, "files": _files(Path(local), [model["hub_id"]]) if local else None}
+    return parts | {"model_root": local, "files": _files(Path(local), [model["hub_id"]], MODEL_CARD) if local else None}
 
 
 def _benchmarks(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -96,10 +96,11 @@ def _source(experiment: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def _files(root: Path, below: Iterable[str]) -> str:
-    """Digest of names, sizes and times of change of local files."""
+def _files(root: Path, below: Iterable[str], but: str | None = None) -> str:
+    """Digest of names, sizes and times of change of local files, `but` those of one name."""
     found = [file for name in below for file in [root / name, *(root / name).rglob("*")] if file.is_file()]
-    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(found)]
+    counted = sorted(file for file in found if file.name != but)
+    stats = [(str(file.relative_to(root)), file.stat().st_size, file.stat().st_mtime_ns) for file in counted]
     return _digest(stats)
 
 

@@ -19,6 +19,7 @@ from tests.models import suited
 from workflow.engine.data import Example
 from workflow.engine.memory import MemoryMeter
 from workflow.engine.speed import StepClock
+from workflow.engine.tracking import Tracking
 from workflow.engine.training import Loop, LoopResult, LoopSettings
 
 STEPS = 20
@@ -75,6 +76,7 @@ def make_loop(
     model: nn.Module | None = None,
     hyperparameters: dict[str, Any] | None = None,
     adamw: str = "fused",
+    tracking: Tracking | None = None,
     **changes: object,
 ) -> Loop:
     """A run of `method` in `folder`, which is made; `hyperparameters` and `changes` of settings over the small ones."""
@@ -96,6 +98,7 @@ def make_loop(
         folder=folder,
         meter=MemoryMeter("cpu"),
         clock=StepClock(2),
+        tracking=tracking,
     )
 
 

@@ -58,11 +58,12 @@ def test_a_tokenizer_without_an_end_of_sequence_is_refused(checkpoint: Path, tmp
         load_tokenizer(tmp_path)
 
 
-def test_a_folders_checksum_moves_with_names_and_contents_and_not_with_its_manifest(tmp_path: Path) -> None:
+def test_a_folders_checksum_moves_with_names_and_contents_and_not_with_its_manifest_or_card(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("2")
     first = sha256_folder(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "README.md").write_text("what it scored")
     assert sha256_folder(tmp_path) == first
     (tmp_path / "b").write_text("3")
     assert (changed := sha256_folder(tmp_path)) != first

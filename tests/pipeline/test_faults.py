@@ -82,7 +82,7 @@ def test_killed_training_resumes_and_equals_an_uninterrupted_one(prepared: Path)
 def test_training_again_removes_what_the_former_training_led_to(prepared: Path) -> None:
     file = document(prepared, name="again")
     run = prepared / "results/again" / PATH
-    run.mkdir(parents=True)
+    (run / "model").mkdir(parents=True)
     for name in train.RESULTS_OF_TRAINING:
         (run / name).write_text("{}")
     done = stage(prepared, "train", "--experiment", str(file), "--run", PATH)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.planned import planned_settings
 from tests.report import fixture_tree
 from workflow.experiment import load, resolve
 from workflow.report.page import document
@@ -94,3 +95,12 @@ def test_the_experiment_on_the_page_is_the_experiment():
     """What the page tells to save as experiment.json resolves to the very same runs."""
     experiment = load(ROOT / "config" / "smoke.yaml")
     assert resolve(json.loads(document(experiment))) == experiment
+
+
+def test_where_people_look_is_no_difference_of_experiments():
+    """Neither the page nor the runs' plans know of trackers."""
+    experiment = load(ROOT / "config" / "smoke.yaml")
+    tracked = experiment | {"tracking": ["tensorboard", "wandb"]}
+    assert document(tracked) == document(experiment)
+    for run in experiment["runs"]:
+        assert planned_settings(run, tracked) == planned_settings(run, experiment)

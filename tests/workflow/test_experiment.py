@@ -56,6 +56,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         changed("models.0.pretrain.architecture.num_attention_heads", 3),
         ("models[0].pretrain.architecture.hidden_size", "32", "num_attention_heads: 3"),
     ),
+    "an unknown tracker": (small(tracking=["mlflow"]), ("tracking[0]", "'mlflow'", "'tensorboard', 'wandb'")),
     "an empty list": (small(seeds=[]), ("seeds", "[]", "non-empty")),
     "a number for a hyper-parameter's name": (
         small(methods=[{"method": "lisa", "variant": "a", "hyperparameters": {2: 3}}]),

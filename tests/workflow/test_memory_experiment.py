@@ -158,6 +158,11 @@ def test_a_bad_experiment_ends_in_one_message_with_path_value_and_legal_set(mist
     assert [word for word in words if word not in message] == [], message
 
 
+def test_a_profile_that_asks_for_trackers_suits_memory_experiments_too() -> None:
+    cells = resolve(memory(tracking=["tensorboard"]))["cells"]
+    assert cells == resolve(memory())["cells"]
+
+
 def test_an_unknown_kind_names_the_known_ones_and_without_one_models_are_trained() -> None:
     with pytest.raises(InputError, match=r"kind: .*'memroy'.*Did you mean 'memory'\?.*training, memory"):
         resolve_any(memory(kind="memroy"))

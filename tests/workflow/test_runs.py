@@ -84,6 +84,7 @@ IRRELEVANT = {
     "prompt_format": "question-answer",
     "training": {"epochs": 1, "batch_size": 7},
     "report": {"published": ["mt_bench"]},
+    "tracking": ["tensorboard"],
 }
 OTHER_DATA = {**small()["data"][0], "max_train_items": 5}
 OTHER_MODEL = {"name": "tiny", "pretrain": {**small()["models"][0]["pretrain"], "seed": 3}}
@@ -127,6 +128,18 @@ def test_who_judges_and_which_part_of_the_general_text_is_measured_prepare_nothi
     before = folder("rule-based")
     assert folder("openai") == before
     assert folder("rule-based", first_character=10, characters=900, sequence_length=16) == before
+
+
+def test_a_model_is_prepared_again_when_its_files_change_and_not_when_its_card_does(tmp_path: Path) -> None:
+    config = small(model_root=str(tmp_path), models=[{"name": "tiny", "hub_id": "org/tiny"}])
+    checkpoint = tmp_path / "org/tiny"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_text("one")
+    before = folders(config)[1]
+    (checkpoint / "README.md").write_text("what it scored")
+    assert folders(config)[1] == before
+    (checkpoint / "weights").write_text("three")
+    assert folders(config)[1] != before
 
 
 def test_a_general_text_that_changes_is_prepared_again(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from baselines.contract import Method
 from workflow.engine.errors import InputError
+from workflow.engine.records import MODEL_CARD
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16-mixed": torch.float32}
 
@@ -109,10 +110,10 @@ def sha256_file(file: Path) -> str:
 
 
 def sha256_folder(folder: Path) -> str:
-    """sha256 over the names and contents of all files directly in a checkpoint folder, manifest aside."""
+    """sha256 over the names and contents of all files directly in a checkpoint folder, manifest and card aside."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.name != "manifest.json":
+        if file.is_file() and file.name not in ("manifest.json", MODEL_CARD):
             digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "1.1.1"
 TRACKED = ("baselines", "config", "eval", "lisa", "workflow")  # a method file that git does not know counts as a change
+MODEL_CARD = "README.md"  # of a checkpoint's folder: about the model and no part of it, so it moves no checksum
 ROOT = Path(__file__).parents[2]
-# of the engine, what predicts and measures steps, or evaluates: a change of it trains nothing again
+# of the engine, what predicts and measures steps, evaluates or shows: a change of it trains nothing again
 NO_TRAINING = (
     "cards.py",
     "checkpoints.py",
@@ -34,6 +35,7 @@ NO_TRAINING = (
     "shapes.py",
     "simulator.py",
     "split.py",
+    "tracking.py",
     "visits.py",
 )
 PACKAGES = (
@@ -94,7 +96,7 @@ def _imported_baselines(file: Path) -> set[Path]:
 
 def memory_files(method: str) -> list[Path]:
     """Sources that decide what a simulated or measured step of this method takes."""
-    apart = ("cards.py", "checkpoints.py", "fit.py", "margin.py", "split.py")
+    apart = ("cards.py", "checkpoints.py", "fit.py", "margin.py", "split.py", "tracking.py")
     beside = [f"workflow/engine/{name}" for name in NO_TRAINING if name not in apart]
     return sorted([*method_files(method), *sources(*beside, "workflow/engine/model_shapes/*.json")])
 

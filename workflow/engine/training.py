@@ -28,6 +28,7 @@ from workflow.engine.data import IGNORED, Example, batch_indices, collate
 from workflow.engine.live_storage import tensors_in
 from workflow.engine.memory import MemoryMeter
 from workflow.engine.speed import StepClock, count_tokens
+from workflow.engine.tracking import Tracking, forget_tracking
 from workflow.engine.training_step import Batch, Diverged, TrainingStep
 from workflow.engine.weight_norms import FILE as WEIGHT_NORMS
 from workflow.engine.weight_norms import append_norms
@@ -97,10 +98,11 @@ class Loop:
         meter: MemoryMeter,
         clock: StepClock,
         device: torch.device | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self.method, self.settings, self.train, self.validation = method, settings, train, validation
         self.seed, self.pad_token_id, self.folder = seed, pad_token_id, folder
-        self.meter, self.clock = meter, clock
+        self.meter, self.clock, self.tracking = meter, clock, tracking
         self.training_step = TrainingStep(
             model,
             method,
@@ -111,6 +113,7 @@ class Loop:
             schedule=settings.schedule,
             warmup_steps=settings.warmup_steps,
             device=device,
+            tracking=tracking,
         )
         self.accelerator = self.training_step.accelerator
         self.model, self.optimizer = self.training_step.model, self.training_step.optimizer
@@ -124,6 +127,8 @@ class Loop:
             Diverged: the loss became infinite or not a number.
         """
         resumed = self._resume()
+        if self.tracking:
+            self.tracking.start(self.accelerator, self._logged())
         trainable = self.method.trainable_parameters(self.training_step.unwrapped())
         metered = self._metered_steps()
         if resumed is None:
@@ -239,9 +244,18 @@ class Loop:
 
     # --- state and log
 
+    def _logged(self) -> list[dict[str, Any]]:
+        """The lines of the log so far; none in a new run."""
+        log = self.folder / "log.jsonl"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
     def _log(self, log: Any, row: dict[str, Any]) -> None:
         log.write(json.dumps(row) + "\n")
         log.flush()
+        if self.tracking:
+            began = time.perf_counter()
+            self.tracking.log(row)
+            self.started += time.perf_counter() - began  # no time of the training's
         step = row["step"] + 1
         if "validation_loss" in row:
             print(
@@ -280,6 +294,7 @@ class Loop:
             old.rename(current)
         if not current.is_dir():
             log.unlink(missing_ok=True)
+            forget_tracking(self.folder)
             return None
         self.accelerator.load_state(str(current))
         rows = (current / "log.jsonl").read_text().splitlines()

@@ -26,6 +26,7 @@ from workflow.engine.loss import ChunkedLoss
 from workflow.engine.memory import MemoryMeter
 from workflow.engine.speed import count_flops
 from workflow.engine.step_in_backward import StepInBackward, check_step_in_backward
+from workflow.engine.tracking import Tracking
 
 Batch = dict[str, Tensor]
 Around = Callable[[str], contextlib.AbstractContextManager[Any]]  # given "forward" or "backward"
@@ -101,6 +102,7 @@ class TrainingStep:
         settings: see `StepSettings`.
         steps: over which the schedule runs.
         device: where it trains; None: where the model is.
+        tracking: where the run is shown; who gives it starts and finishes it.
         meter: learns which part of the step is running; its phase "train" must be open when a step is done.
 
     Attributes:
@@ -122,6 +124,7 @@ class TrainingStep:
         schedule: str = "constant",
         warmup_steps: int = 0,
         device: torch.device | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         from accelerate import Accelerator
         from transformers import get_scheduler
@@ -133,6 +136,7 @@ class TrainingStep:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if settings.precision == "bf16-mixed" else "no",
             cpu=(device or next(model.parameters()).device).type == "cpu",
+            **(tracking.accelerator_arguments() if tracking else {}),
         )
         model = method.prepare(model)
         self.optimizer = method.optimizer(model, learning_rate)

@@ -23,7 +23,7 @@ from workflow.report.drawing import Figure, styles
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-DERIVED = ("runs", "cells", "prepared")
+LEFT_OUT = ("runs", "cells", "prepared", "tracking")  # what follows from the rest, and where people look
 MOST_FOLDED_ROWS = 1500  # about 0.7 MB of the page
 HIDDEN = ("packages", "code_sha256")  # of the environment's table: shown apart, and different for each method
 
@@ -153,8 +153,8 @@ def packages(environments: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def document(experiment: Mapping[str, Any]) -> str:
-    """The experiment as Snakemake reads it: everything but the runs or cells, which follow from it."""
-    return json.dumps({key: value for key, value in experiment.items() if key not in DERIVED}, indent=2)
+    """The experiment as Snakemake reads it: everything that decides a number."""
+    return json.dumps({key: value for key, value in experiment.items() if key not in LEFT_OUT}, indent=2)
 
 
 def commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:

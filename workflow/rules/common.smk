@@ -14,17 +14,15 @@ except InputError as error:
     raise WorkflowError(f"The experiment is not valid.\n  {error}")
 
 NAME = EXPERIMENT["name"]
+COMPARED_SETTINGS = {key: value for key, value in EXPERIMENT.items() if key != "tracking"}  # not where people look
 RESULTS = f"results/{NAME}"
 DOCUMENT = f"{RESULTS}/experiment.json"
 COMPLETE = f"{RESULTS}/complete"
 
 # Stages run with this environment's python, activated or not, unless conda brings its own, and find the experiment by a
 # variable: a parameter would tie prepared data and models to the experiment that made them first.
-SEARCH = (
-    ""
-    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-    else f"PATH={quote(str(Path(sys.executable).parent))}:$PATH "
-)
+IN_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+SEARCH = "" if IN_CONDA else f"PATH={quote(str(Path(sys.executable).parent))}:$PATH "
 shell.prefix(f"export {SEARCH}PYTHONPATH={quote(workflow.basedir)} EXPERIMENT={DOCUMENT}; ")
 
 

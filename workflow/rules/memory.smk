@@ -57,7 +57,7 @@ rule memory_report:
         "../../environment.yml"
     threads: 1
     params:
-        settings=EXPERIMENT,
+        settings=COMPARED_SETTINGS,
         code=sha256_sources(sources("eval/*.py", "workflow/report/**/*.*", "workflow/stages/memory_report.py")),
     shell:
         "python -m workflow.stages.memory_report --experiment $EXPERIMENT 2> {log}"

@@ -26,7 +26,7 @@ rule report:
         "../../environment.yml"
     threads: 1
     params:
-        settings=EXPERIMENT,
+        settings=COMPARED_SETTINGS,
         code=sha256_sources(sources("eval/*.py", "workflow/report/**/*.*", "workflow/stages/report.py")),
     shell:
         "python -m workflow.stages.report --experiment $EXPERIMENT 2> {log}"
@@ -36,6 +36,7 @@ onstart:
     if ASKS_A_JUDGE:
         find_judge()
     find_backend()
+    find_trackers()
     find_general_text()
     forget_former_leak(EXPERIMENT, Path(RESULTS))
     write_json(Path(DOCUMENT), EXPERIMENT)

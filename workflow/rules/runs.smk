@@ -81,6 +81,19 @@ def find_backend():
         raise WorkflowError(str(error))
 
 
+def find_trackers():
+    """Stop before the first job if this machine, in whose environment the jobs run, cannot show runs as asked."""
+    if IN_CONDA or not workflow.local_exec:
+        return
+    from workflow.engine.tracking import check_installed, check_login
+
+    try:
+        check_installed(EXPERIMENT["tracking"])
+        check_login(EXPERIMENT["tracking"])
+    except InputError as error:
+        raise WorkflowError(str(error))
+
+
 def find_general_text():
     """Stop before the first job if data prepared before hold no such part of the text; new ones are checked as they come."""
     wanted = EXPERIMENT["evaluation"]["general_text"]

@@ -1,5 +1,5 @@
 """Compile an experiment: tables/{methods,comparison,memory,speed,...}.{csv,md} and report.html from what its runs left,
-and mt_bench.html, to read answers and judgments, where MT-Bench is asked.
+mt_bench.html, to read answers and judgments, where MT-Bench is asked, and a model card in each checkpoint's folder.
 
 Runs out of memory or diverged are results and have their rows. A run that failed or left nothing has its row too, but
 the stage then ends with a non-zero code that names it, unless --partial says that this is known.
@@ -37,6 +37,7 @@ def report(experiment: dict[str, Any], results: Path) -> list[str]:
     """Write tables and page into `results`; returns the paths of runs that failed or are missing."""
     from eval.collect import collect, group
     from eval.significance import significance
+    from workflow.report.model_card import write_card
     from workflow.report.page import render
 
     runs = collect(experiment, results)
@@ -45,6 +46,8 @@ def report(experiment: dict[str, Any], results: Path) -> list[str]:
     tables = write_tables(experiment, rows, verdicts, results)
     (results / "report.html").write_text(render(experiment, rows, tables), encoding="utf-8")
     write_answers(experiment, rows, results / "mt_bench.html")
+    for run in runs:
+        write_card(experiment, run)
     return [run.path for run in runs if run.status in UNFINISHED]
 
 

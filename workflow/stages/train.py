@@ -29,7 +29,9 @@ RESULTS_OF_TRAINING = (
     "mt_bench.json",
     "comparisons.jsonl",
     "pairwise.json",
+    "model/README.md",
 )
+ENVIRONMENT_SHOWN = ("device", "packages", "git_commit", "git_dirty", "code_sha256")  # by trackers
 LOOP_KEYS = (
     "batch_size",
     "accumulation_steps",
@@ -86,6 +88,8 @@ def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> 
     check_record(attempt.record)
     write_json(folder / "run.json", attempt.record)
     forget_checkpoints(folder)
+    if attempt.tracking:
+        attempt.tracking.finish(attempt.record)
 
 
 def _forget_other_settings(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> None:
@@ -108,6 +112,7 @@ class Attempt:
     def __init__(self, experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> None:
         self.experiment, self.run, self.folder = experiment, run, folder
         self.method = build_method(experiment, run)
+        self.tracking: Any = None
         self.record = empty_record(experiment, run)
 
     def carry_out(self) -> None:
@@ -119,6 +124,7 @@ class Attempt:
         self.record["phase"] = "export"
         model.config.use_cache = True
         self.method.export(model, self.folder / "model")
+        (self.folder / "model/adapter/README.md").unlink(missing_ok=True)  # peft's card: a local path, and holes
         tokenizer.save_pretrained(self.folder / "model")
         self.record |= {"memory": self.meter.record(), "phase": None, "status": "ok", "error": None}
 
@@ -129,7 +135,9 @@ class Attempt:
         from workflow.engine.memory import MemoryMeter
         from workflow.engine.records import environment, method_files
         from workflow.engine.speed import StepClock
+        from workflow.engine.tracking import check_installed
 
+        check_installed(self.experiment["tracking"])
         self.device = take_device(self.experiment["device"])
         torch.set_num_threads(self.experiment["threads"])
         torch.manual_seed(self.run["seed"])
@@ -186,10 +194,27 @@ class Attempt:
             meter=self.meter,
             clock=self.clock,
             device=self.device,
+            tracking=self._tracked(),
         )
         result = loop.run()
         self._note_result(result, experiment)
         return result.model
+
+    def _tracked(self) -> Any:
+        """Where the run is shown while it trains, its record so far as the configuration; None: nowhere."""
+        from workflow.engine.tracking import Tracking
+
+        if self.experiment["tracking"]:
+            about = {key: self.record[key] for key in ("model", "data", "method", "seed", "settings")}
+            about["environment"] = {key: self.record["environment"][key] for key in ENVIRONMENT_SHOWN}
+            self.tracking = Tracking(
+                self.experiment["tracking"],
+                self.folder,
+                experiment=self.experiment["name"],
+                run=self.run["path"],
+                about=about,
+            )
+        return self.tracking
 
     def _read_data(self, tokenizer: Any) -> dict[str, Any]:
         from workflow.engine.data import read_conversations, tokenize
