@@ -83,9 +83,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"# {table.title}", "", line(table.header), rule, *map(line, table.body)]
     verdicts = ["", *(f"- **{verdict}**" for verdict in table.verdicts)] if table.verdicts else []
     notes = (f"- {note}" for note in (*table.notes, *table.conditions))
-    return "
-".join([*lines, *verdicts, "", *notes]) + "
-"
+    return "\n".join([*lines, *verdicts, "", *notes]) + "\n"
 
 
 def line(cells: Iterable[str]) -> str:
