@@ -114,7 +114,7 @@ def _read_run(planned: Json, experiment: Json, results: Path, of_model: Json) ->
     record, failure, foreign = _records(folder, planned_settings(planned, experiment))
     scores, mt_bench = _evaluations(folder, record, failure)
     files = {"record": record, "scores": scores, "mt_bench": mt_bench}
-    asked = _is_paired(planned, experiment)
+    asked = is_paired(planned, experiment)
     files["pairwise"] = _read_pairwise(folder, failure) if asked and mt_bench.get("status") == "ok" else {}
     verdict = ("missing", "", foreign) if foreign else _verdict(failure or record)
     status, phase, reason = verdict or _unfinished(files, experiment, asked)
@@ -134,11 +134,12 @@ def _of_model(experiment: Json, folder: Path) -> Json:
     return {"noise_floor": noise_floor, "general_text": general_text}
 
 
-def _is_paired(planned: Json, experiment: Json) -> bool:
-    """Whether the run's answers are to be compared with a baseline's, being not its own."""
+def is_paired(run: Json | Run, experiment: Json) -> bool:
+    """Whether a run's answers, planned or collected, are to be compared with a baseline's, being not its own."""
     baseline = (experiment.get("mt_bench") or {}).get("pairwise_baseline")
     method, _, variant = (baseline or "").partition("/")
-    return bool(baseline) and (planned["method"], planned["variant"]) != (method, variant or "default")
+    own = (run.method, run.variant) if isinstance(run, Run) else (run["method"], run["variant"])
+    return bool(baseline) and own != (method, variant or "default")
 
 
 def _read_pairwise(folder: Path, failure: Json) -> Json:

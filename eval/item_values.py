@@ -23,7 +23,8 @@ import numpy as np
 from eval import EvaluationError
 from eval.benchmarks import SUITES
 from eval.collect import Row, Run
-from eval.items import AGAIN, read_judgments, read_samples
+from eval.items import AGAIN, read_comparisons, read_judgments, read_samples
+from eval.pairwise import points_by_question
 from eval.protocols import MT_BENCH, Slot
 from eval.values import Array, Values
 
@@ -52,7 +53,17 @@ class Store:
     def aligned(self, rows: Iterable[Row], slot: Slot) -> Aligned:
         """The rows' values of a metric under one protocol; a seed without a file of items is a row without."""
         parts = {row.key: slot.part(row).runs for row in rows}
-        found = {key: [self._strata(run, slot.metric) for run in runs] for key, runs in parts.items() if runs}
+        return self._aligned(parts, lambda run: self._strata(run, slot.metric))
+
+    def compared(self, rows: Iterable[Row]) -> Aligned:
+        """Win rates against MT-Bench's pairwise baseline, question by question, of the rows compared with it."""
+        parts = {row.key: tuple(run for run in row.runs if run.pairwise.get("status") == "ok") for row in rows}
+        return self._aligned(parts, lambda run: _or_none([_win_rates(run)]))
+
+    def _aligned(
+        self, parts: Mapping[tuple[str, ...], Sequence[Run]], items_of: Callable[[Run], list[Items] | None]
+    ) -> Aligned:
+        found = {key: [items_of(run) for run in runs] for key, runs in parts.items() if runs}
         found = {key: seeds for key, seeds in found.items() if all(seed is not None for seed in seeds)}
         if not found:
             return Aligned({}, 0, 0)
@@ -109,6 +120,11 @@ def _questions(judgments: Sequence[Mapping[str, Any]], metric: str) -> Items:
         (question, *sorted((row["turn"], row["prompt_sha256"]) for row in rows)): fmean(row["rating"] for row in rows)
         for question, rows in ratings.items()
     }
+
+
+def _win_rates(run: Run) -> Items:
+    points = points_by_question(_rows(read_comparisons, run.folder, "comparisons.jsonl"))
+    return {(question,): fmean(earned) for question, earned in points.items()}
 
 
 def _or_none(strata: list[Items]) -> list[Items] | None:

@@ -130,6 +130,11 @@ def read_judgments(folder: str | Path) -> list[dict[str, Any]]:
     return _read_rows(Path(folder) / "judgments.jsonl")
 
 
+def read_comparisons(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's comparisons.jsonl, as `eval.pairwise` makes them."""
+    return _read_rows(Path(folder) / "comparisons.jsonl")
+
+
 def scored_items(rows: Iterable[Mapping[str, Any]], where: str = "samples") -> list[Item]:
     """The items of the rows of an evaluation; `where` names them in messages."""
     items: dict[tuple[str, str], Item] = {}

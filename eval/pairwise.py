@@ -11,7 +11,7 @@ apart; what cannot be read is asked again by the client, then counted and left o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from eval.mt_bench import INTERVAL_METHOD, REFERENCE_CATEGORIES, interval, judge
 SCHEMA_VERSION = "1.0"
 # FastChat looks for them in this order, whatever order the reply has them in.
 _VERDICTS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie"}
-_POINTS = {"win": 1.0, "loss": 0.0, "tie": 0.5, "inconsistent": 0.5}
+POINTS = {"win": 1.0, "loss": 0.0, "tie": 0.5, "inconsistent": 0.5}
 
 
 def compare_answers(
@@ -158,11 +158,7 @@ def _comparison(replies: list[Reply]) -> dict[str, Any]:
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How often each outcome occurred, and the win rate."""
-    found = [row["outcome"] for row in rows]
-    points: dict[Any, list[float]] = {}
-    for row in rows:
-        if row["outcome"] is not None:
-            points.setdefault(row["question_id"], []).append(_POINTS[row["outcome"]])
+    found, points = [row["outcome"] for row in rows], points_by_question(rows)
     sums, counts = [sum(own) for own in points.values()], [len(own) for own in points.values()]
     return {
         "questions": len({row["question_id"] for row in rows}),
@@ -175,3 +171,12 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "win_rate": sum(sums) / sum(counts) if counts else None,
         "interval": interval(sums, counts),
     }
+
+
+def points_by_question(rows: Iterable[Mapping[str, Any]]) -> dict[Any, list[float]]:
+    """What each question earned, a point for each comparison that was won; those that cannot be read are left out."""
+    points: dict[Any, list[float]] = {}
+    for row in rows:
+        if row["outcome"] is not None:
+            points.setdefault(row["question_id"], []).append(POINTS[row["outcome"]])
+    return points

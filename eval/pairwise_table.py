@@ -16,8 +16,9 @@ from typing import Any
 
 from eval.collect import Row, Run
 from eval.conditions import conditions, conditions_notes, distinct, judge_name
-from eval.mt_bench_tables import several, usage_columns, usage_words
-from eval.text import EMPTY, Column, Table, build, number, plain
+from eval.mt_bench_tables import interval_notes, several, usage_columns, usage_words
+from eval.tested import UNTESTED, Verdicts
+from eval.text import EMPTY, Column, Table, build, estimate, number, plain
 
 HEADING = "Answers compared in pairs"
 COUNTS = ("comparisons", "wins", "losses", "ties", "inconsistent", "unparsable")
@@ -25,7 +26,7 @@ COUNTS = ("comparisons", "wins", "losses", "ties", "inconsistent", "unparsable")
 Line = dict[str, Any]
 
 
-def pairwise(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[Line]:
+def pairwise(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> list[Line]:
     """A line for each row and judge; a row whose answers could not be compared has one with the reason."""
     lines = []
     for row in rows:
@@ -33,7 +34,7 @@ def pairwise(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[Line]:
         for run in row.runs:
             if run.pairwise:
                 by_judge.setdefault(_judged_by(run), []).append(run)
-        lines += [_line(row, runs, experiment) for runs in by_judge.values()]
+        lines += [_line(row, runs, experiment, verdicts) for runs in by_judge.values()]
     return lines
 
 
@@ -43,21 +44,18 @@ def _judged_by(run: Run) -> str:
     return json.dumps([*(judge.get(key) for key in ("kind", "model", "prompts_sha256")), run.pairwise.get("limit")])
 
 
-def _line(row: Row, runs: list[Run], experiment: Mapping[str, Any]) -> Line:
+def _line(row: Row, runs: list[Run], experiment: Mapping[str, Any], verdicts: Verdicts) -> Line:
     model, data, method, variant = row.key
     columns: Line = {"model": model, "data": data, "method": method, "variant": variant, "row": row.label}
     done = [run.pairwise for run in runs if run.pairwise["status"] == "ok"]
     rated = [entry for entry in done if entry["win_rate"] is not None]
-    known = bool(rated) and all(entry["interval"] for entry in rated)
-    low, high = (100 * fmean(entry["interval"][place] for entry in rated) if known else None for place in (0, 1))
     return {
         **columns,
         "seeds": " ".join(str(run.seed) for run in runs),
         "baseline": " ".join(run.pairwise["baseline"] for run in runs),
         **{name: sum(entry.get(name) or 0 for entry in done) if done else None for name in COUNTS},
         "win_rate_percent": 100 * fmean(entry["win_rate"] for entry in rated) if rated else None,
-        "win_rate_low_percent": low,
-        "win_rate_high_percent": high,
+        **_interval(row, rated, verdicts),
         "judge": distinct(judge_name(entry["judge"]) for entry in done),
         "judge_prompts_sha256": distinct(entry["judge"].get("prompts_sha256") for entry in done),
         "limit": distinct(entry.get("limit") for entry in done),
@@ -68,13 +66,22 @@ def _line(row: Row, runs: list[Run], experiment: Mapping[str, Any]) -> Line:
     }
 
 
-def pairwise_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
+def _interval(row: Row, rated: list[Mapping[str, Any]], verdicts: Verdicts) -> Line:
+    """The win rate's interval and letters as tested; untested, the mean of the seeds' own intervals over questions."""
+    columns = verdicts.columns(row, "win_rate", "win_rate", "percent")
+    if columns["win_rate_low_percent"] is None and rated and all(entry["interval"] for entry in rated):
+        ends = (100 * fmean(entry["interval"][place] for entry in rated) for place in (0, 1))
+        columns |= dict(zip(("win_rate_low_percent", "win_rate_high_percent"), ends, strict=True))
+    return columns
+
+
+def pairwise_table(lines: list[Line], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """The rows of `pairwise` for people."""
     baseline = experiment["mt_bench"]["pairwise_baseline"]
     columns = [
         *(Column(key.capitalize(), plain(key), numeric=False) for key in several(lines)),
         Column("Method", plain("row"), numeric=False),
-        Column("Win rate (%)", _win_rate),
+        Column("Win rate (%)", estimate("win_rate", "percent", 1)),
         *(Column(name.capitalize(), number(name, 0)) for name in COUNTS),
         *([Column("Judge", plain("judge"), numeric=False)] if len({line["judge"] for line in lines}) > 1 else []),
         Column("Questions (of each category)", lambda line: f"first {line['limit']}" if line["limit"] else EMPTY),
@@ -86,15 +93,11 @@ def pairwise_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
         "they contradict each other; unparsable: a verdict could not be read even when asked again."
         + usage_words(lines),
         "Win rate: (wins + half of ties and inconsistent) / comparisons with two readable verdicts; 50 % is the "
-        "baseline's level. In brackets: 95 % interval, bootstrap over questions. Counts: sums over seeds; rate and "
-        "interval: means of the seeds'.",
+        "baseline's level. Counts: sums over seeds; the rate is the mean of the seeds'.",
+        *interval_notes(
+            any(line["win_rate_group"] for line in lines), (line["win_rate_low_percent"] for line in lines)
+        ),
     ]
     title = f"{experiment['name']}: answers compared with {baseline}"
-    return build("pairwise", title, columns, lines, notes, conditions_notes(lines, experiment), heading=HEADING)
-
-
-def _win_rate(line: Line) -> str:
-    if line["win_rate_percent"] is None:
-        return EMPTY
-    low, high = line["win_rate_low_percent"], line["win_rate_high_percent"]
-    return f"{line['win_rate_percent']:.1f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+    made, told = conditions_notes(lines, experiment), verdicts.sentences(["win_rate"])
+    return build("pairwise", title, columns, lines, notes, made, heading=HEADING, verdicts=told)

@@ -9,16 +9,20 @@ MT-Bench question by question, losses, perplexities and step times over seeds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from eval.benchmarks import BENCHMARKS
-from eval.collect import Row, Run, panels
+from eval.collect import Row, Run, is_paired, panels
 from eval.forgetting_table import other_text
 from eval.item_values import Aligned, Store, of_seeds
 from eval.protocols import MT_BENCH, Slot, label, metrics, slots
 from eval.rounding import floor_of
 from eval.tables import steady_s
 from eval.tested import Column, Verdicts
+from eval.values import Values
 from eval.verdicts import compare, sentence
 
 LOSS, FORGETTING, STEP, WIN_RATE = "validation_loss", "bits_per_byte", "step_median_s", "win_rate"
@@ -35,6 +39,7 @@ def significance(rows: Iterable[Row], experiment: Mapping[str, Any]) -> Verdicts
     found = {}
     for panel, members in panels(rows):
         columns = [*_losses(members), *_scores(members, scored, store), *_times(members)]
+        columns += _win_rates(members, experiment, store)
         found[panel] = {column.key: column for column in columns}
     return Verdicts(found)
 
@@ -80,6 +85,17 @@ def _times(rows: Sequence[Row]) -> Iterator[Column]:
     steady = [row for row in rows if steady_s(row) is not None]
     times = of_seeds(steady, lambda run: run.field("time", "step_median_s"))
     yield from _column(STEP, "Step time", "ms", 1e3, 1, steady, times, lower_is_better=True)
+
+
+def _win_rates(rows: Sequence[Row], experiment: Mapping[str, Any], store: Store) -> Iterator[Column]:
+    """Beside the rows stands the baseline that their answers were compared with, which wins half the time by itself."""
+    compared = store.compared(rows)
+    if not compared.values:
+        return
+    baseline = next(row for row in rows if not is_paired(row.first, experiment))
+    half = Values((np.full((max(values.seeds for values in compared.values.values()), compared.items), 0.5),))
+    beside = replace(compared, values={**compared.values, baseline.key: half})
+    yield from _column(WIN_RATE, f"Win rate against {baseline.label}", "%", 100.0, 1, rows, beside)
 
 
 def _column(

@@ -13,6 +13,7 @@ from eval.differences_table import differences, differences_table
 from eval.forgetting_table import forgetting
 from eval.item_values import Store
 from eval.mt_bench_tables import categories
+from eval.pairwise_table import pairwise, pairwise_table
 from eval.protocols import slots
 from eval.significance import significance
 from eval.versus import versus
@@ -97,6 +98,17 @@ def test_tables_have_intervals_letters_and_verdicts(tmp_path, plan):
     assert present.speed_table(speed, plan, verdicts).verdicts[0].startswith("Step time: lisa gamma2")
     assert row_of(forgetting(rows, plan, verdicts), "full")["bits_per_byte_after_group"]
     assert row_of(categories(rows, plan, verdicts), "full")["math_group"]
+
+
+def test_answers_compared_in_pairs_are_tested_against_the_baseline_that_wins_half_the_time(tmp_path, plan):
+    rows = rows_of(plan, tmp_path)
+    verdicts = significance(rows, plan)
+    line = row_of(pairwise(rows, plan, verdicts), "full")
+    outcomes = [json.loads(row)["outcome"] for run in rows[1].runs for row in open(run.folder / "comparisons.jsonl")]
+    rate = 100 * (outcomes.count("win") + outcomes.count("tie") / 2) / len(outcomes)
+    assert 50 < line["win_rate_low_percent"] < rate < line["win_rate_high_percent"]
+    (told,) = pairwise_table(pairwise(rows, plan, verdicts), plan, verdicts).verdicts
+    assert told.startswith("Win rate against vanilla: ") and "vanilla by" in told
 
 
 def test_every_pair_of_every_column_has_its_line(tmp_path, plan):

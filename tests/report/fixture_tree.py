@@ -352,6 +352,8 @@ def write_items(folder: Path, plan: dict[str, Any], items: int = ITEMS) -> None:
         home, draw = folder / run["path"], random.Random(run["path"])
         _write_samples(home, draw, items)
         _write_judgments(home, draw)
+        if (home / "pairwise.json").is_file():
+            _write_comparisons(home, draw, SKILL[run["method"]])
 
 
 def _write_samples(home: Path, draw: random.Random, items: int) -> None:
@@ -392,6 +394,15 @@ def _write_judgments(home: Path, draw: random.Random) -> None:
         content["categories"][name]["mean"] = sum(found) / len(found)
     write(home / "mt_bench.json", content)
     (home / "judgments.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_comparisons(home: Path, draw: random.Random, skill: float) -> None:
+    rows = [
+        {"question_id": question, "turn": turn, "outcome": draw.choices(("win", "tie", "loss"), (skill, 0.2, 0.2))[0]}
+        for question in range(16)
+        for turn in (1, 2)
+    ]
+    (home / "comparisons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def noise_floor(plan: dict[str, Any], model: str) -> dict[str, Any]:

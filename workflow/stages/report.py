@@ -110,7 +110,7 @@ def asked_tables(
     compared = tables.comparison(rows, experiment)
     made = [
         (categories(rows, experiment, verdicts), lambda lines: categories_table(lines, experiment)),
-        (pairwise(rows, experiment), lambda lines: pairwise_table(lines, experiment)),
+        (pairwise(rows, experiment, verdicts), lambda lines: pairwise_table(lines, experiment, verdicts)),
         (forgetting(rows, experiment, verdicts), lambda lines: forgetting_table(lines, experiment, verdicts)),
         (noise(rows, experiment), lambda lines: noise_table(lines, experiment)),
         (overlap(leaks, experiment), lambda lines: overlap_table(lines, leaks, experiment)),
