@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eval.groups import letters
 from eval.hierarchical import Draws
@@ -76,16 +76,28 @@ class Verdict:
 
     def apart(self, a: str, b: str) -> Difference | None:
         """The difference of two rows, a - b, if they are told apart."""
-        return next((_turned(d, a) for d in self.differences if {d.a, d.b} == {a, b} and d.apart), None)
+        return next((seen_from(a, d) for d in self.differences if {d.a, d.b} == {a, b} and d.apart), None)
 
 
-def _turned(difference: Difference, first: str) -> Difference:
-    """The difference seen from one of its rows."""
+def seen_from(first: str, difference: Difference) -> Difference:
+    """The difference as one of its rows minus the other."""
     if difference.a == first:
         return difference
     turned = {"a": difference.b, "b": difference.a, "value": -difference.value}
-    rest = {"low": -difference.high, "high": -difference.low}
-    return Difference(**{**vars(difference), **turned, **rest})
+    return replace(difference, **turned, low=-difference.high, high=-difference.low)
+
+
+def corrected(differences: Sequence[Difference], floor: float) -> list[Difference]:
+    """Some tested pairs of a column, corrected for how many of them there are instead of for all of the column's."""
+    ps = holm([max(p for p in (d.p_items, d.p_seeds_and_items) if p is not None) for d in differences])
+    return [
+        replace(d, p_holm=p, apart=_is_apart(p, d.value, d.low, d.high, floor))
+        for d, p in zip(differences, ps, strict=True)
+    ]
+
+
+def _is_apart(p: float | None, value: float, low: float, high: float, floor: float) -> bool:
+    return p is not None and p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor
 
 
 def compare(
@@ -103,8 +115,7 @@ def compare(
     differences = []
     for (i, j), *ps in tests(rows, accuracy):
         value, (low, high) = rows[i].mean - rows[j].mean, draws.interval(i, j)
-        p = ps[-1]
-        apart = p is not None and p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor
+        apart = _is_apart(ps[-1], value, low, high, floor)
         differences.append(Difference(names[i], names[j], value, low, high, *ps, apart))
     order = sorted(names, key=lambda name: values[name].mean, reverse=not lower_is_better)
     return Verdict(
@@ -167,7 +178,7 @@ def _others(verdict: Verdict, factor: float, digits: int) -> str:
     """Pairs that are told apart though none is told apart from the best."""
     pairs = [difference for difference in verdict.differences if difference.apart]
     place = {name: index for index, name in enumerate(verdict.order)}
-    told = [_turned(pair, min((pair.a, pair.b), key=place.__getitem__)) for pair in pairs]
+    told = [seen_from(min((pair.a, pair.b), key=place.__getitem__), pair) for pair in pairs]
     named = [f"{pair.a} is better than {pair.b} by {amount(pair, factor, digits)}" for pair in told[:MOST_NAMED]]
     rest = len(told) - len(named)
     return _listed([*named, f"{rest} more pairs are told apart"] if rest else named)

@@ -45,7 +45,8 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     _check_meaning(config)
     config["prepared"] = prepared(config)
     config["runs"] = _expand(config)
-    _check_pairwise_baseline(config)
+    _check_rows(config)
+    _check_claimed_scores(config)
     _check_methods_fit_models(config)
     return config
 
@@ -83,8 +84,7 @@ def baseline_of(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, An
     row = (experiment["mt_bench"] or {}).get("pairwise_baseline")
     if row is None:
         return None
-    method, _, variant = row.partition("/")
-    place = {"method": method, "variant": variant or "default"}
+    place = dict(zip(("method", "variant"), _row(row), strict=True))
     place |= {key: run[key] for key in ("model", "data", "seed")}
     baseline = next(other for other in experiment["runs"] if place.items() <= other.items())
     return None if baseline["path"] == run["path"] else baseline
@@ -264,19 +264,43 @@ def _expand(config: dict[str, Any]) -> list[dict[str, Any]]:
     return runs
 
 
-def _check_pairwise_baseline(config: dict[str, Any]) -> None:
-    """The baseline of MT-Bench's comparisons is a row of the experiment."""
-    baseline = (config["mt_bench"] or {}).get("pairwise_baseline")
-    if baseline is None:
-        return
+def _check_rows(config: dict[str, Any]) -> None:
+    """What the experiment names as rows are some: baseline and reference of comparisons, and the rows of claims."""
+    _check_row(config, "mt_bench.pairwise_baseline", (config["mt_bench"] or {}).get("pairwise_baseline"), "null, ")
+    _check_row(config, "report.reference", config["report"]["reference"], "null, ")
+    for place, claim in enumerate(config["report"]["claims"]):
+        for number, pair in enumerate(claim["pairs"]):
+            where = f"report.claims[{place}].pairs[{number}]"
+            for row in pair:
+                _check_row(config, where, row)
+            if len(set(map(_row, pair))) == 1:
+                raise InputError(f"{where}: {pair[0]!r} beside itself; a pair is two rows, [better, worse].")
+
+
+def _row(name: str) -> tuple[str, str]:
+    """Method and variant of a row's name."""
+    method, _, variant = name.partition("/")
+    return method, variant or "default"
+
+
+def _check_row(config: dict[str, Any], where: str, name: str | None, others: str = "") -> None:
     rows = dict.fromkeys((run["method"], run["variant"]) for run in config["runs"])
-    method, _, variant = baseline.partition("/")
-    if (method, variant or "default") not in rows:
+    if name is not None and _row(name) not in rows:
         legal = [method if variant == "default" else f"{method}/{variant}" for method, variant in rows]
         raise InputError(
-            f"mt_bench.pairwise_baseline: {baseline!r} is no row of this experiment."
-            f"{hint(baseline, legal)} Legal: null, {', '.join(legal)}."
+            f"{where}: {name!r} is no row of this experiment.{hint(name, legal)} Legal: {others}{', '.join(legal)}."
         )
+
+
+def _check_claimed_scores(config: dict[str, Any]) -> None:
+    """Claims are held against scores that the experiment has."""
+    names = {entry["name"] for entry in config["evaluation"]["benchmarks"]}
+    suites = [name for name, suite in SUITES.items() if names.issuperset(suite.members)]
+    legal = ["validation_loss", *(name for name in BENCHMARKS if name in names), *suites]
+    legal += ["mt_bench"] if config["mt_bench"] else []
+    for place, claim in enumerate(config["report"]["claims"]):
+        for score in claim["scores"]:
+            check_known(f"report.claims[{place}].scores", "score", score, legal)
 
 
 def build_method(config: dict[str, Any], run: dict[str, Any]) -> Any:

@@ -94,8 +94,11 @@ def typed(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None
     if isinstance(value, list):
         return [typed(child, schema.get("items", {}), root) for child in value]
     types = schema.get("type", list(WORDS))  # free form (hyper-parameters, architecture): what the word looks like
-    if isinstance(value, str) and "string" not in types:
-        for kind in [types] if isinstance(types, str) else types:
+    if isinstance(value, str):
+        kinds = [types] if isinstance(types, str) else types
+        if "string" in kinds:  # a word stays one, unless it says null where null is legal
+            kinds = [kind for kind in kinds if kind == "null"]
+        for kind in kinds:
             if kind in WORDS and WORDS[kind][0].fullmatch(value):
                 return WORDS[kind][1](value)
     return value

@@ -190,6 +190,26 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ),
         ("mt_bench.pairwise_baseline", "'lora'", "Legal: null, vanilla, lora/wide."),
     ),
+    "a reference that is no row": (
+        small(report={"reference": "ful"}),
+        ("report.reference", "'ful' is no row", "Legal: null, vanilla, lisa."),
+    ),
+    "a claim of no row": (
+        small(report={"claims": [{"claim": "x", "pairs": [["lisa", "vanilla"], ["lisa", "lora"]]}]}),
+        ("report.claims[0].pairs[1]", "'lora' is no row", "Legal: vanilla, lisa."),
+    ),
+    "a claim of a row beside itself": (
+        small(report={"claims": [{"claim": "x", "pairs": [["lisa", "lisa/default"]]}]}),
+        ("report.claims[0].pairs[0]", "'lisa' beside itself", "[better, worse]"),
+    ),
+    "a claim of three rows": (
+        small(report={"claims": [{"claim": "x", "pairs": [["lisa", "vanilla", "lisa"]]}]}),
+        ("report.claims[0].pairs[0]", "too long"),
+    ),
+    "a claim of a score that is not made": (
+        small(report={"claims": [{"claim": "x", "scores": ["gsm8k"], "pairs": [["lisa", "vanilla"]]}]}),
+        ("report.claims[0].scores", "unknown score 'gsm8k'", "validation_loss"),
+    ),
     "no repeat": (small(mt_bench={"judge": "rule-based", "repeats": 0}), ("mt_bench.repeats", "0", "1")),
     "a wrong checksum": (small(checksums={"a.txt": "12"}), ("checksums.a.txt", "'12'", "{64}")),
 }
@@ -337,3 +357,8 @@ def test_a_run_is_compared_with_the_baselines_run_of_the_same_model_data_and_see
 def test_without_a_baseline_no_run_is_compared(mt_bench: dict | None) -> None:
     resolved = resolve(small(mt_bench=mt_bench))
     assert [baseline_of(resolved, run) for run in resolved["runs"]] == [None, None]
+
+
+def test_null_can_be_said_on_the_command_line_where_a_word_is_legal_too() -> None:
+    judged = {"judge": "rule-based", "pairwise_baseline": "null"}
+    assert resolve(small(mt_bench=judged))["mt_bench"]["pairwise_baseline"] is None

@@ -15,8 +15,8 @@ from workflow.experiment import load
 from workflow.stages import parser, results_folder, stage_main
 
 UNFINISHED = ("failed", "missing")
-ASKED = ("mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "differences", "tasks", "published")
-ASKED += ("limits",)
+ASKED = ("claims", "mt_bench_categories", "pairwise", "forgetting", "noise", "overlap")
+ASKED += ("differences", "tasks", "published", "limits")
 
 
 def main() -> None:
@@ -96,6 +96,7 @@ def asked_tables(
 ) -> list[tuple[list[Any], Any]]:
     """The tables of what an experiment may ask for, each only where there is something to put into it."""
     from eval import present, tables
+    from eval.claims import claims, claims_table
     from eval.differences_table import differences, differences_table
     from eval.forgetting_table import forgetting, forgetting_table
     from eval.limits import limits, limits_table
@@ -114,6 +115,7 @@ def asked_tables(
         (forgetting(rows, experiment, verdicts), lambda lines: forgetting_table(lines, experiment, verdicts)),
         (noise(rows, experiment), lambda lines: noise_table(lines, experiment)),
         (overlap(leaks, experiment), lambda lines: overlap_table(lines, leaks, experiment)),
+        (claims(rows, experiment, verdicts), lambda lines: claims_table(lines, experiment)),
         (differences(verdicts, experiment), lambda lines: differences_table(lines, experiment)),
         (tasks(rows, experiment), lambda lines: tasks_table(lines, experiment)),
         (versus(rows, experiment, verdicts), lambda lines: present.versus_table(lines, experiment, compared)),
