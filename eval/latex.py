@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from eval.text import Table
 
+GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "Δ": "Delta", "λ": "lambda", "μ": "mu", "σ": "sigma"}
 COMMANDS = {  # what stands in a text -> what prints it
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -49,7 +50,8 @@ COMMANDS = {  # what stands in a text -> what prints it
     "≤": r"\ensuremath{\leq}",
     "≈": r"\ensuremath{\approx}",
     "→": r"\ensuremath{\rightarrow}",
-    "γ": r"\ensuremath{\gamma}",
+    "²": r"\ensuremath{^2}",
+    **{letter: rf"\ensuremath{{\{name}}}" for letter, name in GREEK.items()},
 }
 LETTERS = re.compile(r"[À-ÖØ-öø-ÿ]")  # of other languages that LaTeX reads and its default fonts can print ...
 UNKNOWN_LETTERS = "ÐÞðþ"  # ... but for these

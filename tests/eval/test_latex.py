@@ -118,6 +118,7 @@ def test_a_row_that_begins_with_a_bracket_or_a_star_is_no_argument_of_the_line_b
         ),
         (r"a\b {c}", r"a\textbackslash{}b \{c\}"),
         ("--flag", "-{}-flag"),
+        ("γ²", r"\ensuremath{\gamma}\ensuremath{^2}"),
         ("“naïve”", "``naïve''"),
         ("中 ő", r"\texttt{U+4E2D} \texttt{U+0151}"),
         ("a\nb", "a b"),

@@ -274,6 +274,8 @@ def test_error_bars_reach_as_far_as_they_say():
     plane = plane_of({**POINTS, "error_y": error})
     ends = [path.vertices[:, 1].tolist() for path in plane.axes.collections[0].get_paths()]
     assert ends == [[0.5, 2.0], [3.0, 5.0], [2.0, 5.0]]
+    coloured = {**POINTS, "mode": "markers", "line": {}, "marker": {"color": ["#111111", "#222222", "#333333"]}}
+    assert len(plane_of({**coloured, "error_y": error}).axes.collections) == 2
     one_sided = plane_of({**POINTS, "error_y": {"type": "data", "symmetric": False, "array": [1, 1, 1]}})
     assert one_sided.axes.collections[0].get_paths()[0].vertices[:, 1].tolist() == [1, 2]
 

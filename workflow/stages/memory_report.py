@@ -63,9 +63,8 @@ def tables(experiment: dict[str, Any], cells: list[Any]) -> dict[str, Any]:
     from workflow.report.memory_page import Made
 
     found = devices(cells)
-    memory, ablation, speed = (
-        make(cells, experiment) for make in (memory_tables.memory, memory_tables.ablation, memory_tables.speed)
-    )
+    memory, ablation = memory_tables.memory(cells, experiment), memory_tables.ablation(cells, experiment)
+    speed = memory_tables.speed(cells, experiment)
     made = {
         "memory": Made(memory, present.memory_table(memory, experiment, found)),
         "ablation": Made(ablation, present.ablation_table(ablation, experiment, found)),

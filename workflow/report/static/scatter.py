@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workflow.report.static.axes import Plane
-from workflow.report.static.terms import colour, dashes, one_of, words
+from workflow.report.static.terms import TEXT, colour, dashes, one_of, words
 from workflow.report.static.traces import LINE, each, error_bars, main_colour, marker_colours, outline, write
 
 SYMBOLS = {
@@ -53,7 +53,8 @@ class Scatter:
             style = {"linewidth": width, "linestyle": dashes(line.get("dash", "solid"), width), "zorder": LINE}
             self.plane.axes.plot(*path, color=colour(main_colour(trace), trace.get("opacity", 1)), **style)
         if "error_x" in trace or "error_y" in trace:
-            error_bars(self.plane, trace, *points, fallback=main_colour(trace))
+            many = isinstance(trace.get("marker", {}).get("color"), list) and "color" not in line
+            error_bars(self.plane, trace, *points, fallback=TEXT if many else main_colour(trace))
         if "markers" in mode:
             self._markers(trace, points)
         if "text" in mode:
