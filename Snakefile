@@ -15,6 +15,9 @@ if not workflow.configfiles:
     configfile: "config/smoke.yaml"
 
 
+report: "workflow/report/captions/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 
 

@@ -18,6 +18,8 @@ import tempfile
 import time
 from typing import Any
 
+import pytest
+
 TIMEOUT_S = 60
 DRAWN = "document.documentElement.dataset.drawn === 'true'"  # what a page with figures says when it is done
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -28,6 +30,12 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe"
 ).split()
+
+
+def needed() -> None:
+    """Leave the test, or fail it in CI, where there is no browser."""
+    if executable() is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(INSTALL)
 
 
 def executable() -> str | None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.report.browser import DRAWN, INSTALL, Chromium, executable
+from tests.report.browser import DRAWN, Chromium, needed
 
 
 @pytest.fixture(scope="module")
 def browser():
-    if executable() is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(INSTALL)
+    needed()
     with Chromium() as running:
         yield running
 

@@ -7,7 +7,7 @@ import pytest
 from tests.report import answers_tree, fixture_tree
 from tests.report.browser import DRAWN
 from tests.report.reader import HOSTILE
-from workflow.stages.report import report
+from workflow.stages.report import write_pages
 
 PLANTED = "</script><script>window.planted = 1</script><img src='http://192.0.2.1/x.png' onerror='window.planted = 1'>"
 QUESTION = "document.querySelector('#shown h2').firstChild.data"
@@ -39,7 +39,7 @@ def address(tmp_path_factory):
     for run in plan["runs"]:
         if run["method"] != "full":
             fixture_tree.write(folder / run["path"] / "pairwise.json", answers_tree.pairwise(baseline))
-    report(plan, folder)
+    write_pages(plan, fixture_tree.rows_of(plan, folder), folder)
     return (folder / "mt_bench.html").as_uri()
 
 

@@ -12,7 +12,7 @@ from tests.report import answers_tree, fixture_tree
 from tests.report.answers_tree import change, said
 from tests.report.reader import HOSTILE, Reader
 from workflow.report.answers_page import UNPREPARED
-from workflow.stages.report import report
+from workflow.stages.report import write_pages
 
 ISLAND = re.compile(r'<script type="application/json" data-run="([^"]*)">(.*?)</script>', re.DOTALL)
 INDEX = re.compile(r'<script type="application/json" id="index">(.*?)</script>', re.DOTALL)
@@ -26,7 +26,7 @@ def plan(tmp_path):
 
 
 def page_of(plan, folder):
-    report(plan, folder)
+    write_pages(plan, fixture_tree.rows_of(plan, folder), folder)
     return (folder / "mt_bench.html").read_text(encoding="utf-8")
 
 
@@ -262,7 +262,7 @@ def test_models_and_data_sets_are_told_apart(tmp_path):
 def test_an_experiment_without_mt_bench_has_no_page_and_keeps_none(tmp_path, plan):
     page_of(plan, tmp_path)
     plan["mt_bench"] = None
-    report(plan, tmp_path)
+    write_pages(plan, fixture_tree.rows_of(plan, tmp_path), tmp_path)
     assert not (tmp_path / "mt_bench.html").exists()
     assert 'href="mt_bench.html"' not in (tmp_path / "report.html").read_text()
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.report import fixture_tree
 from tests.report.browser import DRAWN
-from workflow.stages.report import report
+from workflow.stages.report import write_pages
 
 FIGURES = ["memory-score", "memory", "speed", "forgetting", "training-loss", "validation-loss"]
 
@@ -18,7 +18,7 @@ def address(tmp_path_factory):
     plan["report"]["published"] = ["table2_accuracy"]
     fixture_tree.write_tree(folder, plan)
     fixture_tree.write_whole(folder, plan)
-    report(plan, folder)
+    write_pages(plan, fixture_tree.rows_of(plan, folder), folder)
     return (folder / "report.html").as_uri()
 
 
@@ -79,7 +79,7 @@ def test_the_column_of_names_leaves_room_for_the_others_on_a_narrow_page(browser
     plan = fixture_tree.experiment()
     fixture_tree.write_tree(tmp_path, plan)
     plan["runs"] = [run | {"variant": "a-variant-with-a-name-of-many-words"} for run in plan["runs"]]
-    report(plan, tmp_path)
+    write_pages(plan, fixture_tree.rows_of(plan, tmp_path), tmp_path)
     page = browser.open((tmp_path / "report.html").as_uri(), width=400)
     widths = (
         "['#methods tbody th', '#methods .scroll'].map(s => document.querySelector(s).getBoundingClientRect().width)"
@@ -97,6 +97,6 @@ def test_all_methods_fit_on_a_page_where_one_benchmark_was_run(browser, tmp_path
         scores["benchmarks"] = {"gsm8k": scores["benchmarks"]["gsm8k"]}
         fixture_tree.write(tmp_path / run["path"] / "scores.json", scores)
         (tmp_path / run["path"] / "mt_bench.json").unlink()
-    report(plan, tmp_path)
+    write_pages(plan, fixture_tree.rows_of(plan, tmp_path), tmp_path)
     page = browser.open((tmp_path / "report.html").as_uri(), width=1300)
     assert page.evaluate("(t => t.scrollWidth <= t.clientWidth)(document.querySelector('#methods .scroll'))")

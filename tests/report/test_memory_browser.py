@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from eval.memory_cells import collect
 from tests.report import memory_tree
 from tests.report.browser import DRAWN
-from workflow.stages.memory_report import report
+from workflow.stages.memory_report import write_page
 
 SELECT = (
     "(async () => {{ const s = document.querySelector('select[data-figure=\"{figure}\"]'); s.selectedIndex = {index};"
@@ -21,7 +22,7 @@ def address(tmp_path_factory):
     for cell in plan["cells"]:
         if cell["model"] == "llama-2-7b":
             memory_tree.measure(folder, cell)
-    report(plan, folder, folder / "no-reference")
+    write_page(plan, collect(plan, folder, folder / "no-reference"), folder)
     return (folder / "report.html").as_uri()
 
 

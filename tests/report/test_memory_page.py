@@ -16,7 +16,7 @@ from tests.report.fixture_tree import write
 from tests.report.memory_tree import DEVICE, GB, cell_of
 from tests.report.reader import HOSTILE, SIX_MB, Reader
 from workflow.report.memory_figures import read_timeline, timeline_figure
-from workflow.stages.memory_report import report
+from workflow.stages.memory_report import write_page
 
 ROOT = Path(__file__).parents[2]
 FULL_7B = "llama-2-7b/full/default/default"
@@ -28,7 +28,7 @@ def plan(tmp_path):
 
 
 def page_of(plan, folder):
-    report(plan, folder, folder / "no-reference")
+    write_page(plan, collect(plan, folder, folder / "no-reference"), folder)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -193,7 +193,7 @@ def test_a_simulated_experiment_gives_all_tables_and_the_page(tmp_path, plan):
     done = stage(tmp_path)
     assert done.returncode == 0, done.stderr
     names = ("ablation", "memory", "reproduction", "slopes", "speed")
-    wanted = sorted(f"{name}.{kind}" for name in names for kind in ("csv", "md"))
+    wanted = sorted(f"{name}.{kind}" for name in names for kind in ("csv", "md", "tex"))
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == wanted
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")
 

@@ -13,7 +13,7 @@ from tests.report import fixture_tree
 from tests.report.reader import HOSTILE, SIX_MB, Reader
 from workflow.report import page as page_module
 from workflow.report.drawing import KNOWN_COLOURS, colours, styles
-from workflow.stages.report import report
+from workflow.stages.report import write_pages
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def plan():
 
 
 def page_of(plan, folder):
-    report(plan, folder)
+    write_pages(plan, fixture_tree.rows_of(plan, folder), folder)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 

@@ -17,11 +17,13 @@ from workflow.stages.report import report
 
 ROOT = Path(__file__).parents[2]
 TABLES = ("methods", "comparison", "memory", "speed", "mt_bench_categories", "differences", "tasks", "limits")
+SCORES = ("mt_bench", "mmlu", "agieval", "winogrande", "gsm8k", "validation_loss")
+FIGURES = ("memory", "speed", "training-loss", "validation-loss", *(f"memory-score-{score}" for score in SCORES))
 ASKED = ("pairwise", "forgetting", "noise", "overlap", "published")
 
 
 def files(*tables):
-    return sorted(f"{table}.{kind}" for table in tables for kind in ("csv", "md"))
+    return sorted(f"{table}.{kind}" for table in tables for kind in ("csv", "md", "tex"))
 
 
 def stage(folder, *arguments):
@@ -39,20 +41,23 @@ def test_a_finished_experiment_gives_all_tables_and_the_page(tmp_path, plan):
     assert done.returncode == 0, done.stderr
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == files(*TABLES)
     assert (tmp_path / "report.html").read_text().endswith("</html>\n")
+    figures = sorted(file.name for file in (tmp_path / "figures").iterdir())
+    assert figures == sorted(f"{name}.svg" for name in FIGURES)
+    memory = (tmp_path / "figures/memory.svg").read_text()
+    for words in ("Memory by component, tiny on world-chat", "cpu (Imaginary CPU)", "embedded world"):
+        assert words in memory
 
 
 def test_all_that_may_be_asked_for_has_its_table_and_what_is_not_asked_for_any_more_has_none(tmp_path, plan):
     fixture_tree.write_whole(tmp_path, plan)
     plan["report"]["published"] = ["table2_accuracy"]
-    mine = tmp_path / "tables" / "mine.csv"
-    fixture_tree.write(mine, [])
     assert report(plan, tmp_path) == []
-    assert sorted(file.name for file in mine.parent.iterdir()) == sorted([*files(*TABLES, *ASKED), "mine.csv"])
+    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == files(*TABLES, *ASKED)
     plan["evaluation"] |= {"noise_floor": None, "general_text": None}
     plan["mt_bench"]["pairwise_baseline"], plan["report"]["published"] = None, []
     (tmp_path / "leaks.json").unlink()
     report(plan, tmp_path)
-    assert sorted(file.name for file in mine.parent.iterdir()) == sorted([*files(*TABLES), "mine.csv"])
+    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == files(*TABLES)
 
 
 def test_out_of_memory_and_divergence_are_results(tmp_path, plan):

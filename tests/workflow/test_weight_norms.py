@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,8 @@ from tests.models import tiny_llama
 from tests.report import fixture_tree
 from workflow.engine.errors import InputError
 from workflow.engine.weight_norms import FILE, append_norms, part_norms
-from workflow.report.weight_norms import BOTTOM, TOP, draw, height, labels, log_ticks
+from workflow.report.static.svg import to_svg
+from workflow.report.weight_norms import draw, labels
 from workflow.stages.weight_norms import compare, recorded
 
 MODEL, DATA = "tiny", "world-chat"
@@ -162,35 +162,25 @@ def rows_of(parts: int) -> list[dict[str, Any]]:
     return [{"part": name, **norms, **(bare if name == "norm" else {})} for name in names]
 
 
-def test_the_figure_is_xml_with_a_line_a_reading_and_a_point_a_part() -> None:
-    root = ElementTree.fromstring(draw("a < b", "c & d", rows_of(32)))
-    tag = "{http://www.w3.org/2000/svg}"
-    assert [text.text for text in root.iter(f"{tag}text")][:2] == ["a < b", "c & d"]
-    assert len(list(root.iter(f"{tag}circle"))) == 4 * 34  # the final norm is left out
-    assert sum(path.get("fill") == "none" for path in root.iter(f"{tag}path")) == 4
+def test_the_figure_has_a_line_a_reading_and_a_point_a_part() -> None:
+    figure = draw("a < b", "c & d", rows_of(32))
+    assert [len(trace["y"]) for trace in figure.plot["data"]] == [34] * 4  # the final norm is left out
+    assert figure.plot["layout"]["yaxis"]["type"] == "log"
+    said = "".join(ElementTree.fromstring(to_svg(figure)).itertext())
+    assert all(words in said for words in ("a < b", "c & d", "adapters before training", "embeddings", "head"))
 
 
 def test_a_line_breaks_where_lora_left_a_part_alone() -> None:
     rows = rows_of(4)
     rows[2] |= {"adapter_mean": None, "adapter_first": None}
-    root = ElementTree.fromstring(draw("", "", rows))
-    lines = [
-        path.get("d") or "" for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("fill") == "none"
-    ]
-    assert [line.count("M") for line in lines] == [1, 1, 2, 2]
+    assert [None in trace["y"] for trace in draw("", "", rows).plot["data"]] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("norms", [(6.5, 724.0), (1.0, 1.0), (0.03, 0.031), (99.0, 1001.0)])
-def test_the_axis_holds_all_norms_on_a_logarithmic_scale(norms: tuple[float, float]) -> None:
-    ticks = log_ticks(*norms)
-    assert ticks[0] <= norms[0] <= norms[1] <= ticks[-1]
-    assert (height(ticks[0], ticks), height(ticks[-1], ticks)) == (BOTTOM, TOP)
-    assert height(math.sqrt(ticks[0] * ticks[-1]), ticks) == pytest.approx((BOTTOM + TOP) / 2)
-
-
-@pytest.mark.parametrize(("layers", "shown"), [(6, 6), (32, 16), (80, 16)])
-def test_labels_of_many_layers_are_thinned(layers: int, shown: int) -> None:
-    assert sum(map(bool, labels([row["part"] for row in rows_of(layers) if row["part"] != "norm"]))) == shown
+@pytest.mark.parametrize(("layers", "shown"), [(6, 8), (32, 18), (80, 18)])
+def test_labels_of_many_layers_are_thinned_and_those_of_the_ends_stay(layers: int, shown: int) -> None:
+    found = labels([row["part"] for row in rows_of(layers) if row["part"] != "norm"])
+    assert sum(map(bool, found)) == shown
+    assert (found[0], found[1], found[-1]) == ("<br>embeddings", "0", "<br>head")
 
 
 def test_the_experiment_in_config_adapts_every_part_of_the_figure() -> None:

@@ -1,6 +1,7 @@
 """The report of a memory experiment as one HTML page: predicted, measured and published side by side.
 
-    html = render(experiment, cells, tables)    # cells: eval.memory_cells.collect(...); tables: by name, rows and Table
+    parts = sections(experiment, cells, tables)     # cells: eval.memory_cells.collect(...); tables: Made by name
+    html = render(experiment, cells, parts)
 
 It stands on the same template, styles and script as the report of a training experiment (`page.py`).
 """
@@ -45,7 +46,7 @@ class Section:
         return [figure for figure in self.figures if figure]
 
 
-def render(experiment: Mapping[str, Any], cells: list[MemoryCell], tables: Mapping[str, Made]) -> str:
+def render(experiment: Mapping[str, Any], cells: list[MemoryCell], parts: list[Section]) -> str:
     """The page."""
     environments = [cell.simulated.get("environment", {}) for cell in cells if cell.simulated]
     environments += [record["environment"] for cell in cells for record in cell.measured.values()]
@@ -54,7 +55,7 @@ def render(experiment: Mapping[str, Any], cells: list[MemoryCell], tables: Mappi
         name=experiment["name"],
         summary=summary(experiment, cells),
         notices=notices(cells),
-        sections=sections(experiment, cells, tables),
+        sections=parts,
         machines=machines(environments),
         packages=packages(environments),
         commands=commands(experiment, cells),
@@ -99,10 +100,19 @@ def summary(experiment: Mapping[str, Any], cells: list[MemoryCell]) -> list[str]
     return [
         f"One optimizer step of {listed(methods)} on {listed(figures.models_of(cells))}: peak memory predicted by "
         "running the real model and method on tensors without data.",
-        f"Conditions, where a setting does not say otherwise: {conditions_line(experiment['training'])}.",
+        _conditions_words(experiment),
         f"{len(simulated)} of {len(cells)} cells are simulated, with {versions or 'nothing yet'}.",
         _measured_words(cells),
     ]
+
+
+def about(experiment: Mapping[str, Any]) -> str:
+    """What a figure says that stands alone."""
+    return f"Experiment {experiment['name']}. {_conditions_words(experiment)}"
+
+
+def _conditions_words(experiment: Mapping[str, Any]) -> str:
+    return f"Conditions, where a setting does not say otherwise: {conditions_line(experiment['training'])}."
 
 
 def _measured_words(cells: list[MemoryCell]) -> str:

@@ -1,6 +1,7 @@
 """The report of an experiment as one HTML page that needs nothing beside it: no network, no other file.
 
-    html = render(experiment, rows, tables)     # rows: eval.collect.group(...); tables: eval.text.Table in their order
+    drawn = draw(experiment, rows)              # rows: eval.collect.group(...)
+    html = render(experiment, rows, tables, drawn)      # tables: eval.text.Table in their order
 
 All texts that come from records are escaped by the template (autoescape) or by `drawing.safe` (labels in figures).
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import BENCHMARKS
-from eval.collect import Row, panels
+from eval.collect import Row, Run, panels
 from eval.conditions import WORLD_NOTE, conditions, distinct
 from eval.present import RULE_BASED_NOTE
 from eval.text import Table
@@ -36,9 +37,14 @@ class Panel:
     figures: list[Figure]
 
 
-def render(experiment: Mapping[str, Any], rows: list[Row], tables: list[Table]) -> str:
-    """The page."""
+def draw(experiment: Mapping[str, Any], rows: list[Row]) -> list[Panel]:
+    """The figures of every model on every data set."""
     look = styles(rows)
+    return [Panel(" on ".join(key), _figures(members, look, experiment)) for key, members in panels(rows)]
+
+
+def render(experiment: Mapping[str, Any], rows: list[Row], tables: list[Table], drawn: list[Panel]) -> str:
+    """The page."""
     environments = [run.record["environment"] for row in rows for run in row.runs if run.record]
     return fill(
         "report.html.j2",
@@ -48,7 +54,7 @@ def render(experiment: Mapping[str, Any], rows: list[Row], tables: list[Table]) 
         tables=tables,
         most_rows=MOST_FOLDED_ROWS,
         answers=experiment["mt_bench"] is not None,
-        panels=[Panel(" on ".join(key), _figures(members, look, experiment)) for key, members in panels(rows)],
+        panels=drawn,
         stopped=[run for row in rows for run in row.runs if run.status != "ok"],
         machines=machines(environments),
         packages=packages(environments),
@@ -122,13 +128,26 @@ def listed(names: Iterable[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def about(experiment: Mapping[str, Any], rows: list[Row]) -> str:
+    """What a figure says that stands alone: which experiment, where it ran, what its numbers are about."""
+    runs = [run for row in rows for run in row.runs]
+    where = conditions(runs, experiment)
+    known = [f"Experiment {experiment['name']}", where["device"], where["precision"]]
+    return " ".join([f"{'; '.join(filter(None, known))}.", *_meaning(experiment, runs)])
+
+
+def _meaning(experiment: Mapping[str, Any], runs: Iterable[Run]) -> list[str]:
+    """What the numbers are no measure of."""
+    judged = any(run.judged.get("judge", {}).get("kind") == "rule-based" for run in runs)
+    return [WORLD_NOTE] * (experiment.get("data_root") == "world") + [RULE_BASED_NOTE] * judged
+
+
 def notices(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     """What a reader must know before reading a number."""
     runs = [run for row in rows for run in row.runs]
     found = conditions(runs, experiment)
     mixed = [key for key in ("device", "precision", "packages", "git_commit") if " / " in (found[key] or "")]
-    notes = [WORLD_NOTE] if experiment.get("data_root") == "world" else []
-    notes += [RULE_BASED_NOTE] if any(run.judged.get("judge", {}).get("kind") == "rule-based" for run in runs) else []
+    notes = _meaning(experiment, runs)
     notes += [f"These runs differ in {listed(mixed)}: compare with care."] if mixed else []
     notes += ["The code had uncommitted changes: the commit alone does not reproduce it."] if found["git_dirty"] else []
     stopped = sum(run.status != "ok" for run in runs)

@@ -19,6 +19,29 @@ RESULTS = f"results/{NAME}"
 DOCUMENT = f"{RESULTS}/experiment.json"
 COMPLETE = f"{RESULTS}/complete"
 
+# What a report makes, whichever it is, and what `snakemake --report` shows of it: all files of two folders, which are the
+# report's own, so that a table or a figure more is shown without a word here.
+TABLES = report(
+    directory(f"{RESULTS}/tables"),
+    patterns=["{table}.{kind,csv|md|tex}"],
+    caption="../report/captions/table.rst",
+    category="Tables",
+    labels={"table": "{table}", "form": "{kind}"},
+)
+FIGURES = report(
+    directory(f"{RESULTS}/figures"),
+    patterns=["{figure}.svg"],
+    caption="../report/captions/figure.rst",
+    category="Figures",
+    labels={"figure": "{figure}"},
+)
+PAGE = report(
+    f"{RESULTS}/report.html",
+    caption="../report/captions/page.rst",
+    category="Report",
+    labels={"page": "everything on one page"},
+)
+
 # Stages run with this environment's python, activated or not, unless conda brings its own, and find the experiment by a
 # variable: a parameter would tie prepared data and models to the experiment that made them first.
 IN_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method

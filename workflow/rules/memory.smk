@@ -44,12 +44,9 @@ rule memory_report:
         timelines=all_cells("simulated_timeline.csv"),
         measured=measured(),
     output:
-        tables=expand(
-            f"{RESULTS}/tables/{{table}}.{{kind}}",
-            table=("memory", "ablation", "speed"),
-            kind=("csv", "md"),
-        ),
-        page=f"{RESULTS}/report.html",
+        tables=TABLES,
+        figures=FIGURES,
+        page=PAGE,
         complete=touch(COMPLETE),  # a page of an unfinished experiment lacks it
     log:
         f"logs/{NAME}/memory_report.log",

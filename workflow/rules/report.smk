@@ -1,6 +1,14 @@
 # Tables and the page; when runs failed, the page is still made of what there is, and the pipeline ends non-zero.
 
 
+ANSWERS = report(
+    f"{RESULTS}/mt_bench.html",
+    caption="../report/captions/answers.rst",
+    category="Report",
+    labels={"page": "answers to MT-Bench, and judgments"},
+)
+
+
 rule report:
     input:
         records=all_runs("run.json"),
@@ -12,13 +20,10 @@ rule report:
         noise_floors=NOISE_FLOORS,
         leaks=LEAKS,
     output:
-        tables=expand(
-            f"{RESULTS}/tables/{{table}}.{{kind}}",
-            table=("comparison", "memory", "speed"),
-            kind=("csv", "md"),
-        ),
-        page=f"{RESULTS}/report.html",
-        answers=f"{RESULTS}/mt_bench.html" if EXPERIMENT["mt_bench"] else [],
+        tables=TABLES,
+        figures=FIGURES,
+        page=PAGE,
+        answers=ANSWERS if EXPERIMENT["mt_bench"] else [],
         complete=touch(COMPLETE),  # a page of an unfinished experiment lacks it
     log:
         f"logs/{NAME}/report.log",

@@ -12,6 +12,10 @@ WEIGHT_NORMS = (
     if NORMS_OF_A_RUN and {run["method"] for run in COMPARED} == {"full", "lora"}
     else []
 )
+COMPARING_CODE = [
+    *sources("workflow/stages/weight_norms.py", "workflow/report/weight_norms.py"),
+    *sources("workflow/report/drawing.py", "workflow/report/static/*.py"),
+]
 
 
 rule weight_norms:
@@ -21,7 +25,12 @@ rule weight_norms:
     output:
         norms=f"{NORMS}/weight_norms.csv",
         weights=f"{NORMS}/weights.csv",
-        figure=f"{NORMS}/weight_norms.svg",
+        figure=report(
+            f"{NORMS}/weight_norms.svg",
+            caption="../report/captions/weight_norms.rst",
+            category="Figures",
+            labels={"figure": "weight norms of {model} on {data}"},
+        ),
     log:
         f"logs/{NAME}/{{model}}/{{data}}/weight_norms.log",
     conda:
@@ -29,7 +38,7 @@ rule weight_norms:
     threads: 1
     params:
         runs=compared,
-        code=sha256_sources(sources("workflow/stages/weight_norms.py", "workflow/report/**/weight_norms.*")),
+        code=sha256_sources(COMPARING_CODE),
     shell:
         "python -m workflow.stages.weight_norms --experiment $EXPERIMENT"
         " --model {wildcards.model} --data {wildcards.data} 2> {log}"

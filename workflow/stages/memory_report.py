@@ -1,4 +1,5 @@
-"""Compile a memory experiment: tables/{memory,ablation,speed}.{csv,md} and report.html from what its cells left behind.
+"""Compile a memory experiment from what its cells left behind: tables/{memory,ablation,speed}.{csv,md,tex}, report.html
+and its figures as figures/*.svg.
 
 Predictions stand in the experiment's results; measurements there and under results/reference/<device>/. Where published
 tables are named, tables/{reproduction,slopes} hold them against ours. A cell without a prediction has its row, but the
@@ -30,43 +31,49 @@ def main() -> None:
 
 
 def report(experiment: dict[str, Any], results: Path, reference: Path | None = None) -> list[str]:
-    """Write tables and page into `results`; returns the paths of cells without a prediction."""
+    """Write tables, page and figures into `results`; returns the paths of cells without a prediction."""
     from eval.memory_cells import REFERENCE, collect
-    from workflow.report.memory_page import render
+    from workflow.report.memory_page import about
+    from workflow.report.static.files import write_figures
 
     cells = collect(experiment, results, reference or REFERENCE)
-    tables = write_tables(experiment, cells, results / "tables")
-    (results / "report.html").write_text(render(experiment, cells, tables), encoding="utf-8")
+    figures = [("", figure) for part in write_page(experiment, cells, results) for figure in part.drawn]
+    write_figures(figures, results / "figures", about(experiment))
     return [cell.path for cell in cells if not cell.simulated]
 
 
-def write_tables(experiment: dict[str, Any], cells: list[Any], folder: Path) -> dict[str, Any]:
-    """Write each table as CSV and Markdown; returns them by name, as rows and as texts, for the page."""
+def write_page(experiment: dict[str, Any], cells: list[Any], results: Path) -> list[Any]:
+    """Write the tables and the page; returns the page's sections."""
+    from eval.table_files import write_tables
+    from workflow.report.memory_page import render, sections
+
+    made = tables(experiment, cells)
+    write_tables(made.values(), results / "tables")
+    parts = sections(experiment, cells, made)
+    (results / "report.html").write_text(render(experiment, cells, parts), encoding="utf-8")
+    return parts
+
+
+def tables(experiment: dict[str, Any], cells: list[Any]) -> dict[str, Any]:
+    """The tables by name, as rows and as texts."""
     from eval import memory_present as present
-    from eval import memory_tables as tables
+    from eval import memory_tables
     from eval.memory_cells import devices
     from eval.reproduction import reproduction, slopes
-    from eval.tables import write_csv
-    from eval.text import to_markdown
     from workflow.report.memory_page import Made
 
     found = devices(cells)
-    rows = {make.__name__: make(cells, experiment) for make in (tables.memory, tables.ablation, tables.speed)}
+    memory, ablation = memory_tables.memory(cells, experiment), memory_tables.ablation(cells, experiment)
+    speed = memory_tables.speed(cells, experiment)
     made = {
-        "memory": Made(rows["memory"], present.memory_table(rows["memory"], experiment, found)),
-        "ablation": Made(rows["ablation"], present.ablation_table(rows["ablation"], experiment, found)),
-        "speed": Made(rows["speed"], present.speed_table(rows["speed"], experiment, found)),
+        "memory": Made(memory, present.memory_table(memory, experiment, found)),
+        "ablation": Made(ablation, present.ablation_table(ablation, experiment, found)),
+        "speed": Made(speed, present.speed_table(speed, experiment, found)),
     }
     beside, steps = reproduction(cells, experiment), slopes(cells, experiment)
-    for name in ("reproduction", "slopes"):  # they go with the published table that they were made from
-        for suffix in ("csv", "md"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     if beside:
         made["reproduction"] = Made(beside, present.reproduction_table(beside, experiment, found))
         made["slopes"] = Made(steps, present.slopes_table(steps, experiment))
-    for name, (lines, table) in made.items():
-        write_csv(lines, folder / f"{name}.csv")
-        (folder / f"{name}.md").write_text(to_markdown(table), encoding="utf-8")
     return made
 
 

@@ -1,5 +1,6 @@
-"""Compile an experiment: tables/{methods,comparison,memory,speed,...}.{csv,md} and report.html from what its runs left,
-mt_bench.html, to read answers and judgments, where MT-Bench is asked, and a model card in each checkpoint's folder.
+"""Compile an experiment from what its runs left: tables/{methods,comparison,memory,speed,...}.{csv,md,tex}, report.html
+and its figures as figures/*.svg; mt_bench.html, to read answers and judgments, where MT-Bench is asked; and a model
+card in each checkpoint's folder.
 
 Runs out of memory or diverged are results and have their rows. A run that failed or left nothing has its row too, but
 the stage then ends with a non-zero code that names it, unless --partial says that this is known.
@@ -15,8 +16,6 @@ from workflow.experiment import load
 from workflow.stages import parser, results_folder, stage_main
 
 UNFINISHED = ("failed", "missing")
-ASKED = ("claims", "mt_bench_categories", "pairwise", "forgetting", "noise", "overlap")
-ASKED += ("differences", "tasks", "published", "limits")
 
 
 def main() -> None:
@@ -34,21 +33,36 @@ def main() -> None:
 
 
 def report(experiment: dict[str, Any], results: Path) -> list[str]:
-    """Write tables and page into `results`; returns the paths of runs that failed or are missing."""
+    """Write tables, pages and figures into `results`; returns the paths of runs that failed or are missing."""
     from eval.collect import collect, group
-    from eval.significance import significance
     from workflow.report.model_card import write_card
-    from workflow.report.page import render
+    from workflow.report.page import about
+    from workflow.report.static.files import write_figures
 
     runs = collect(experiment, results)
     rows = group(runs, experiment)
-    verdicts = significance(rows, experiment)
-    tables = write_tables(experiment, rows, verdicts, results)
-    (results / "report.html").write_text(render(experiment, rows, tables), encoding="utf-8")
-    write_answers(experiment, rows, results / "mt_bench.html")
+    drawn = write_pages(experiment, rows, results)
+    figures = [(panel.title, figure) for panel in drawn for figure in panel.figures]
+    write_figures(figures, results / "figures", about(experiment, rows))
     for run in runs:
         write_card(experiment, run)
     return [run.path for run in runs if run.status in UNFINISHED]
+
+
+def write_pages(experiment: dict[str, Any], rows: list[Any], results: Path) -> list[Any]:
+    """Write the tables and both pages; returns the panels of figures on the first of them."""
+    from eval.significance import significance
+    from eval.table_files import write_tables
+    from workflow.report.page import draw, render
+
+    verdicts = significance(rows, experiment)
+    made = [*main_tables(experiment, rows, verdicts), *asked_tables(experiment, rows, verdicts, results)]
+    drawn = draw(experiment, rows)
+    write_tables(made, results / "tables")
+    page = render(experiment, rows, [table for _, table in made], drawn)
+    (results / "report.html").write_text(page, encoding="utf-8")
+    write_answers(experiment, rows, results / "mt_bench.html")
+    return drawn
 
 
 def write_answers(experiment: dict[str, Any], rows: list[Any], file: Path) -> None:
@@ -59,22 +73,6 @@ def write_answers(experiment: dict[str, Any], rows: list[Any], file: Path) -> No
         file.unlink(missing_ok=True)
     else:
         file.write_text(answers_page.render(experiment, rows), encoding="utf-8")
-
-
-def write_tables(experiment: dict[str, Any], rows: list[Any], verdicts: Any, results: Path) -> list[Any]:
-    """Write each table as CSV and Markdown; returns them as texts, for the page. Those of a former experiment go."""
-    from eval.tables import write_csv
-    from eval.text import to_markdown
-
-    folder = results / "tables"
-    made = [*main_tables(experiment, rows, verdicts), *asked_tables(experiment, rows, verdicts, results)]
-    for name in (*ASKED, *(table.name for _, table in made)):
-        for kind in ("csv", "md"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    for lines, table in made:
-        write_csv(lines, folder / f"{table.name}.csv")
-        (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
-    return [table for _, table in made]
 
 
 def main_tables(experiment: dict[str, Any], rows: list[Any], verdicts: Any) -> list[tuple[list[Any], Any]]:

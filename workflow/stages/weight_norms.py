@@ -51,6 +51,7 @@ def compare(experiment: dict[str, Any], results: Path, model: str, data: str) ->
     """
     from eval.conditions import conditions
     from eval.tables import write_csv
+    from workflow.report.static.svg import to_svg
     from workflow.report.weight_norms import draw
 
     runs = {method: finished_runs(experiment, results, model, data, method) for method in ("full", "lora")}
@@ -64,7 +65,7 @@ def compare(experiment: dict[str, Any], results: Path, model: str, data: str) ->
     write_csv(lines, folder / "weight_norms.csv")
     write_csv([{**about, "part": part, **ratios[part], **where} for part in ratios], folder / "weights.csv")
     figure = draw(f"Weight norms of {model} on {data}", caption(experiment, runs), lines)
-    (folder / "weight_norms.svg").write_text(figure, encoding="utf-8")
+    (folder / "weight_norms.svg").write_text(to_svg(figure), encoding="utf-8")
     return yaml
 
 

@@ -1,0 +1,42 @@
+"""All that both kinds of reports make of the made-up trees: every table, and every figure with its panel.
+
+tables, drawn = training(folder)    # [(rows, Table), ...], [(panel, Figure), ...]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from eval.memory_cells import collect
+from eval.text import Table
+from tests.report import fixture_tree, memory_tree
+from workflow.report import memory_page, page
+from workflow.report.drawing import Figure
+from workflow.stages import memory_report, report
+
+Made = tuple[list[tuple[list[dict[str, Any]], Table]], list[tuple[str, Figure]]]
+
+
+def training(folder: Path) -> Made:
+    """Of a tree of two models whose experiment asks for all that it may ask for, one run out of memory."""
+    plan = fixture_tree.experiment(models=2)
+    plan["report"]["published"] = ["table2_accuracy"]
+    fixture_tree.write_tree(folder, plan)
+    fixture_tree.write_whole(folder, plan)
+    fixture_tree.write_stopped(folder, fixture_tree.run_of(plan, "galore", 1), "oom", "train", "too large")
+    rows = fixture_tree.rows_of(plan, folder)
+    tables = [*report.main_tables(plan, rows), *report.asked_tables(plan, rows, folder)]
+    return tables, [(panel.title, figure) for panel in page.draw(plan, rows) for figure in panel.figures]
+
+
+def memory(folder: Path) -> Made:
+    """Of a tree of two models, a published table beside it, some cells measured on two devices."""
+    plan = memory_tree.experiment(models=("llama-2-7b", "llama-2-70b"))
+    memory_tree.write_tree(folder, plan)
+    for cell, device in zip(plan["cells"], (memory_tree.DEVICE, "Imaginary CPU") * 2, strict=False):
+        memory_tree.measure(folder, cell, device=device)
+    cells = collect(plan, folder, folder / "no-reference")
+    tables = memory_report.tables(plan, cells)
+    parts = memory_page.sections(plan, cells, tables)
+    return list(tables.values()), [("", figure) for part in parts for figure in part.drawn]
