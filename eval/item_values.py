@@ -110,14 +110,16 @@ def _questions(judgments: Sequence[Mapping[str, Any]], metric: str) -> Items:
     category = metric.removeprefix(f"{MT_BENCH}_")
     of_metric = {
         MT_BENCH: judgments,
-        "mt_bench_without_coding": [row for row in judgments if row["category"] != "coding"],
-    }.get(metric, [row for row in judgments if row["category"] == category])
+        "mt_bench_without_coding": [row for row in judgments if row.get("category") != "coding"],
+    }.get(metric, [row for row in judgments if row.get("category") == category])
     ratings: dict[Any, list[Mapping[str, Any]]] = {}
     for row in of_metric:
         if row["rating"] is not None:
             ratings.setdefault(row["question_id"], []).append(row)
     return {
-        (question, *sorted((row["turn"], row["prompt_sha256"]) for row in rows)): fmean(row["rating"] for row in rows)
+        (question, *sorted((row["turn"], row.get("prompt_sha256")) for row in rows)): fmean(
+            row["rating"] for row in rows
+        )
         for question, rows in ratings.items()
     }
 

@@ -25,6 +25,7 @@ from eval.tested import Column, Verdicts
 from eval.values import Values
 from eval.verdicts import compare, sentence
 
+PLAIN = ("%", "points")  # units that need no word in a sentence
 LOSS, FORGETTING, STEP, WIN_RATE = "validation_loss", "bits_per_byte", "step_median_s", "win_rate"
 
 
@@ -38,8 +39,8 @@ def significance(rows: Iterable[Row], experiment: Mapping[str, Any]) -> Verdicts
     scored = [slot for metric in (*metrics(rows, experiment), MT_BENCH) for slot in slots(rows, metric)]
     found = {}
     for panel, members in panels(rows):
-        columns = [*_losses(members), *_scores(members, scored, store), *_times(members)]
-        columns += _win_rates(members, experiment, store)
+        columns = [*_scores(members, scored, store), *_win_rates(members, experiment, store)]
+        columns += [*_losses(members), *_times(members)]
         found[panel] = {column.key: column for column in columns}
     return Verdicts(found)
 
@@ -112,6 +113,6 @@ def _column(
     values = {row.label: aligned.values[row.key] for row in rows if row.key in aligned.values}
     if values:
         verdict = compare(values, **options)
-        told = sentence(verdict, name, factor, digits)
+        told = sentence(verdict, name if unit in PLAIN else f"{name} ({unit})", factor, digits)
         told += f" {aligned.left_out} items that not all rows have are left out." if aligned.left_out else ""
         yield Column(key, name, unit, factor, digits, verdict, told)

@@ -149,6 +149,12 @@ def sentence(verdict: Verdict, label: str, factor: float = 1, digits: int = 2) -
     return f"{label}: {_words(verdict, factor, digits)}." + (ONE_SEED if verdict.one_seed and verdict.tested else "")
 
 
+def leaders(verdict: Verdict) -> tuple[str, list[str]]:
+    """The row that is best, and those that are not told apart from it."""
+    best, *others = verdict.order
+    return best, [name for name in others if not verdict.apart(best, name)]
+
+
 ONE_SEED = " One seed: said of the trained models at hand, not of their methods."
 
 
@@ -158,11 +164,11 @@ def _words(verdict: Verdict, factor: float, digits: int) -> str:
         return f"{best} stands alone"
     if not verdict.tested:
         return "not tested, since one seed without items shows no spread"
+    equals = leaders(verdict)[1]
     behind = [found for name in others if (found := verdict.apart(best, name))]
-    equals = [name for name in others if name not in {difference.b for difference in behind}]
     if not any(difference.apart for difference in verdict.differences):
-        return f"{_listed([best, *equals])} are not distinguishable here"
-    alike = f"{_listed(equals)} {'is' if len(equals) == 1 else 'are'} not distinguishable from it" if equals else ""
+        return f"{listed([best, *equals])} are not distinguishable here"
+    alike = f"{listed(equals)} {'is' if len(equals) == 1 else 'are'} not distinguishable from it" if equals else ""
     ahead = f"{best} is better than " + _more(behind, factor, digits) if behind else _others(verdict, factor, digits)
     return f"{best} is best; {alike}; {ahead}" if alike else ahead
 
@@ -171,7 +177,7 @@ def _more(behind: Sequence[Difference], factor: float, digits: int) -> str:
     """The rows that the best one is ahead of, and by how much."""
     named = [f"{difference.b} by {amount(difference, factor, digits)}" for difference in behind[:MOST_NAMED]]
     rest = len(behind) - len(named)
-    return _listed([*named, f"{rest} more"] if rest else named)
+    return listed([*named, f"{rest} more"] if rest else named)
 
 
 def _others(verdict: Verdict, factor: float, digits: int) -> str:
@@ -181,7 +187,7 @@ def _others(verdict: Verdict, factor: float, digits: int) -> str:
     told = [seen_from(min((pair.a, pair.b), key=place.__getitem__), pair) for pair in pairs]
     named = [f"{pair.a} is better than {pair.b} by {amount(pair, factor, digits)}" for pair in told[:MOST_NAMED]]
     rest = len(told) - len(named)
-    return _listed([*named, f"{rest} more pairs are told apart"] if rest else named)
+    return listed([*named, f"{rest} more pairs are told apart"] if rest else named)
 
 
 def amount(difference: Difference, factor: float, digits: int) -> str:
@@ -190,7 +196,7 @@ def amount(difference: Difference, factor: float, digits: int) -> str:
     return f"{abs(factor * difference.value):.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """`a, b and c`; of very many the first."""
     if len(names) > 2 * MOST_NAMED:
         names = [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]

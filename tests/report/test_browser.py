@@ -8,7 +8,7 @@ from tests.report import fixture_tree
 from tests.report.browser import DRAWN
 from workflow.stages.report import write_pages
 
-FIGURES = ["memory-score", "memory", "speed", "forgetting", "training-loss", "validation-loss"]
+FIGURES = ["pareto", "differences", "memory", "speed", "forgetting", "training-loss", "validation-loss"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_figures_take_the_colours_of_the_scheme(browser, address):
 
 
 def test_the_selector_changes_the_score_of_its_figure_only(page):
-    ids = "['figure-1-memory-score', 'figure-2-memory-score']"
+    ids = "['figure-1-pareto', 'figure-2-pareto']"
     read = f"{ids}.map(id => document.getElementById(id).layout.yaxis.title.text)"
     assert page.evaluate(read) == ["MT-Bench (1 to 10)"] * 2
     page.evaluate(
@@ -52,7 +52,7 @@ def test_the_selector_changes_the_score_of_its_figure_only(page):
         " s.dispatchEvent(new Event('change')); await new Promise(r => setTimeout(r, 300)); })()"
     )
     assert page.evaluate(read) == ["GSM8K (%)", "MT-Bench (1 to 10)"]
-    assert page.evaluate("document.getElementById('figure-1-memory-score').data[0].y[0]") == pytest.approx(38.5)
+    assert page.evaluate("document.getElementById('figure-1-pareto').data[0].y[0]") == pytest.approx(38.5)
     assert page.errors == []
 
 

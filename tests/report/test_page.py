@@ -141,9 +141,9 @@ def test_a_score_of_two_protocols_is_two_choices_of_the_figure(tmp_path, plan):
     content = json.loads(file.read_text())
     content["benchmarks"]["gsm8k"]["protocol"]["batch_size"] = 16
     fixture_tree.write(file, content)
-    choices = Reader(page_of(plan, tmp_path)).plots["figure-1-memory-score"]["choices"]
+    choices = Reader(page_of(plan, tmp_path)).plots["figure-1-pareto"]["choices"]
     by_label = {choice["label"]: choice["traces"] for choice in choices}
-    own, other = by_label["GSM8K, batch size 8"], by_label["GSM8K, batch size 16"]
+    own, other = (by_label[f"GSM8K, batch size {size} against peak memory"] for size in (8, 16))
     assert (own[1]["y"], other[1]["y"]) == ([pytest.approx(30.0)], [pytest.approx(31.0)])
     assert other[0]["y"] == [None] and own[0]["y"] == [pytest.approx(38.5)]
 
@@ -201,7 +201,7 @@ def test_a_method_has_one_colour_in_all_figures(tmp_path, plan):
     plots = Reader(page_of(plan, tmp_path)).plots
     speed = plots["figure-1-speed"]["plot"]["data"][0]
     shown = dict(zip(speed["y"], speed["marker"]["color"], strict=True))
-    for name in ("memory-score", "training-loss", "validation-loss"):
+    for name in ("pareto", "training-loss", "validation-loss"):
         for trace in plots[f"figure-1-{name}"]["plot"]["data"]:
             label = trace.get("name")
             if label in shown:
@@ -229,7 +229,7 @@ def test_figures_say_their_units(tmp_path, plan):
     axes = {name: plot["plot"]["layout"]["xaxis"]["title"]["text"] for name, plot in plots.items()}
     assert axes["figure-1-memory"] == "peak allocated while training (MB)"
     assert axes["figure-1-speed"] == "milliseconds an optimizer step"
-    choices = [c["layout"]["yaxis"]["title"]["text"] for c in plots["figure-1-memory-score"]["choices"]]
+    choices = [c["layout"]["yaxis"]["title"]["text"] for c in plots["figure-1-pareto"]["choices"]]
     assert choices[0] == "MT-Bench (1 to 10)" and "MMLU (%)" in choices and choices[-1].startswith("validation loss")
 
 

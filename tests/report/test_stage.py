@@ -18,7 +18,15 @@ from workflow.stages.report import report
 ROOT = Path(__file__).parents[2]
 TABLES = ("methods", "comparison", "memory", "speed", "mt_bench_categories", "differences", "tasks", "limits")
 SCORES = ("mt_bench", "mmlu", "agieval", "winogrande", "gsm8k", "validation_loss")
-FIGURES = ("memory", "speed", "training-loss", "validation-loss", *(f"memory-score-{score}" for score in SCORES))
+FIGURES = (
+    "memory",
+    "speed",
+    "training-loss",
+    "validation-loss",
+    "differences-validation_loss",
+    "differences-step_time",
+)
+FIGURES += tuple(f"pareto-{score}_against_{cost}" for score in SCORES for cost in ("peak_memory", "step_time"))
 ASKED = ("pairwise", "forgetting", "noise", "overlap", "published")
 
 

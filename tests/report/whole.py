@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.memory_cells import collect
+from eval.significance import significance
 from eval.text import Table
 from tests.report import fixture_tree, memory_tree
 from workflow.report import memory_page, page
@@ -24,10 +25,15 @@ def training(folder: Path) -> Made:
     plan["report"]["published"] = ["table2_accuracy"]
     fixture_tree.write_tree(folder, plan)
     fixture_tree.write_whole(folder, plan)
+    fixture_tree.write_items(folder, plan)
     fixture_tree.write_stopped(folder, fixture_tree.run_of(plan, "galore", 1), "oom", "train", "too large")
     rows = fixture_tree.rows_of(plan, folder)
-    tables = [*report.main_tables(plan, rows), *report.asked_tables(plan, rows, folder)]
-    return tables, [(panel.title, figure) for panel in page.draw(plan, rows) for figure in panel.figures]
+    verdicts = significance(rows, plan)
+    tables = [*report.main_tables(plan, rows, verdicts), *report.asked_tables(plan, rows, verdicts, folder)]
+    published = next(lines for lines, table in tables if table.name == "published")
+    return tables, [
+        (panel.title, figure) for panel in page.draw(plan, rows, verdicts, published) for figure in panel.figures
+    ]
 
 
 def memory(folder: Path) -> Made:

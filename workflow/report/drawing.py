@@ -22,14 +22,27 @@ LEGEND_BELOW = 10  # entries; more of them stand beside the figure
 
 
 @dataclass(frozen=True)
+class Selector:
+    """What a reader chooses of a figure: a name and the options."""
+
+    name: str
+    options: list[str]
+
+    @classmethod
+    def of(cls, name: str, choices: list[dict[str, Any]]) -> Selector:
+        """The one selector of a figure's choices."""
+        return cls(name, [choice["label"] for choice in choices])
+
+
+@dataclass(frozen=True)
 class Figure:
     """A drawing with its words.
 
     Args:
         plot: {"data": [...], "layout": {...}} for plotly.js.
         caption: what is drawn, units and conditions.
-        choices: for figures with a selector, what each choice changes: {"label", "traces": [...], "layout": {...}}.
-        chooser: what is chosen.
+        choices: what is drawn instead of what is in `plot`: {"label", "traces": [...], "layout": {...}}, one for every
+            combination of the selectors' options, those of the last selector next to each other.
         wide: takes the page's whole width.
     """
 
@@ -38,7 +51,7 @@ class Figure:
     plot: dict[str, Any]
     caption: str
     choices: list[dict[str, Any]] = field(default_factory=list)
-    chooser: str = "Score"
+    selectors: list[Selector] = field(default_factory=list)
     wide: bool = False
 
 

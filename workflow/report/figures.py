@@ -1,4 +1,4 @@
-"""The figures of the report, as plotly figures in JSON: losses, memory by component, step times, memory against score.
+"""Figures of the report, as plotly figures in JSON: losses, memory by component, step times, forgetting.
 
 Each function takes the rows of one (model, data) pair and returns a `Figure`, or None where there is nothing to draw. A
 method has one colour in all of them (`drawing.styles`). Colours of text and grid are the page's, set by its script.
@@ -7,7 +7,6 @@ method has one colour in all of them (`drawing.styles`). Colours of text and gri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -15,14 +14,12 @@ from eval.collect import Row, Run
 from eval.conditions import distinct
 from eval.forgetting_table import other_text
 from eval.present import METERS, OLD_COMPONENTS_NOTE, UNITS
-from eval.protocols import MT_BENCH, Slot, label, metrics, slots
-from eval.statistics import Estimate
 from eval.tables import COMPONENTS
 from eval.text import GB, MB
+from workflow.report.card_lines import NOTE, card_lines
 from workflow.report.curves import Curve, mean_curve, read_log, training_curve, validation_curve
 from workflow.report.drawing import (
     COMPONENT_COLOURS,
-    KNOWN_COLOURS,
     Figure,
     Style,
     axes,
@@ -128,11 +125,17 @@ def memory_figure(rows: list[Row]) -> Figure | None:
     ]
     texts = [f"{peaks[row.key] / factor:.1f} {unit}" if peaks[row.key] else row.status for row in shown]
     traces.append(bar_ends(labels, [(peaks[row.key] or 0) / factor for row in shown], texts))
-    layout = bar_axes(f"peak allocated while training ({unit})", largest / factor) | {"barmode": "stack"}
+    longest = largest / factor
+    layout = bar_axes(f"peak allocated while training ({unit})", longest) | {"barmode": "stack"}
+    lines = card_lines(longest) if unit == "GB" else {}
+    if lines and lines["shapes"]:
+        layout |= lines
+        layout["xaxis"]["range"][1] = max(layout["xaxis"]["range"][1], 1.05 * lines["shapes"][-1]["x0"])
     meter = distinct(row.shared("memory", "meter") for row in shown) or "unknown"
     caption = f"Peak of training, largest of the seeds; {UNITS[unit]}. Meter: {METERS.get(meter, meter)}."
     if any("temporaries" not in (_components(row) or COMPONENTS) for row in shown):
         caption += f" {OLD_COMPONENTS_NOTE}"
+    caption += f" {NOTE}" if layout.get("shapes") else ""
     return Figure("memory", "Memory by component", plot(traces, layout, bar_height(len(shown))), caption)
 
 
@@ -221,99 +224,3 @@ def _perplexities(row: Row) -> list[tuple[float, float]]:
     scored = [run for run in row.runs if run.forgetting and other_text(run) is None]
     pairs = [(run.general_text["word_perplexity"], run.forgetting["word_perplexity"]) for run in scored]
     return [pair for pair in pairs if None not in pair]
-
-
-# --- memory against score
-
-
-def scatter_figure(
-    rows: list[Row], look: Mapping[tuple[str, str], Style], experiment: Mapping[str, Any]
-) -> Figure | None:
-    """A point a row: peak memory across, the chosen score up, with its standard error; vanilla's as a line."""
-    peaks = [(row, peak / MB) for row in rows if (peak := row.largest("memory", "phases", "train"))]
-    choices = [choice for choice in (_choice(shown, rows, peaks) for shown in _shown(rows, experiment)) if choice]
-    if not peaks or not choices:
-        return None
-    large = max(peak for _, peak in peaks) >= GB / MB
-    unit, factor = ("GB", MB / GB) if large else ("MB", 1.0)
-    traces = [_point(row, peak * factor, look[row.key[2:]], unit) for row, peak in peaks]
-    across = [peak * factor for _, peak in peaks]
-    right = 1.08 * max(across)
-    traces.append(_baseline_trace(0, right))
-    for trace, chosen in zip(traces, choices[0]["traces"], strict=True):
-        trace |= chosen
-    layout = axes(f"peak allocated while training ({unit})", "") | choices[0]["layout"]
-    layout["xaxis"] |= {"range": [0, right]}
-    caption = "Left is smaller, up is better (for a loss: down). Bars: one standard error. Dashed: the untrained model."
-    return Figure("memory-score", "Memory against score", plot(traces, layout, 420), caption, choices)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A score to choose: its column of the tables, in the unit of the axis."""
-
-    slot: Slot
-    label: str
-    axis: str
-    factor: float
-
-    def of(self, row: Row) -> Estimate:
-        """A row's, with those seeds alone that were scored in this way."""
-        return self.slot.part(row).estimate(self.slot.metric).scaled(self.factor)
-
-
-def _shown(rows: list[Row], experiment: Mapping[str, Any]) -> list[Shown]:
-    found = [Shown(slot, *_named("MT-Bench", slot, "1 to 10"), 1.0) for slot in slots(rows, MT_BENCH)]
-    for metric in metrics(rows, experiment):
-        found += [Shown(slot, *_named(label(metric), slot, "%"), 100.0) for slot in slots(rows, metric)]
-    loss = Slot("validation_loss", "validation_loss", None, "")
-    return [*found, Shown(loss, "Validation loss", "validation loss (nats per token)", 1.0)]
-
-
-def _named(name: str, slot: Slot, unit: str) -> tuple[str, str]:
-    """What the selector and the axis say."""
-    return f"{name}, {slot.differs}" if slot.differs else name, f"{name} ({unit})"
-
-
-def _choice(shown: Shown, rows: list[Row], peaks: list[tuple[Row, float]]) -> dict[str, Any] | None:
-    """What the selector changes in the figure for a score: y and error of every trace; None where no row has it."""
-    scores = [shown.of(row) for row, _ in peaks]
-    if all(score.value is None for score in scores):
-        return None
-    untrained = (shown.of(row) for row in rows if row.first.method == "vanilla")
-    base = next((score.value for score in untrained if score.value is not None), None)
-    points = [_heights([score.value], [score.stderr or 0]) for score in scores]
-    return {
-        "metric": shown.slot.key,
-        "label": shown.label,
-        "traces": [*points, _heights([base, base], [0, 0])],
-        "layout": {"yaxis": {"title": {"text": shown.axis}}},
-    }
-
-
-def _heights(values: list[float | None], errors: list[float]) -> dict[str, Any]:
-    return {"y": values, "error_y": {"type": "data", "array": errors, "thickness": 1.2}}
-
-
-def _point(row: Row, peak: float, style: Style, unit: str) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": safe(row.label),
-        "x": [peak],
-        "marker": {"color": style.colour, "symbol": style.symbol, "size": 13},
-        "hovertemplate": f"{safe(row.label)}<br>%{{x:.2f}} {unit}<br>%{{y:.3f}}<extra></extra>",
-    }
-
-
-def _baseline_trace(left: float, right: float) -> dict[str, Any]:
-    line = {"color": KNOWN_COLOURS["vanilla"], "dash": "dash", "width": 1.5}
-    hover = "vanilla: %{y:.3f}<extra></extra>"
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "vanilla",
-        "x": [left, right],
-        "line": line,
-        "hovertemplate": hover,
-    }

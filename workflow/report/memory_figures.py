@@ -17,9 +17,11 @@ from eval.memory_tables import not_compared, published_cell, slug
 from eval.published import Cell
 from eval.tables import COMPONENTS, TableRow
 from eval.text import GB
+from workflow.report.card_lines import NOTE, card_lines
 from workflow.report.drawing import (
     COMPONENT_COLOURS,
     Figure,
+    Selector,
     axes,
     bar_axes,
     bar_height,
@@ -50,11 +52,15 @@ def memory_figure(model: str, cells: Iterable[MemoryCell], published: list[Cell]
     peaks = [(cell.peak_bytes or 0) / GB for cell in shown]
     longest = max([*peaks, *(x for mark in marks for x in mark["x"])])
     layout = bar_axes("peak (GB)", longest) | {"barmode": "stack"}
-    layout["xaxis"] |= {"range": [0, 1.06 * longest]}
+    lines = card_lines(longest)
+    layout |= lines
+    farthest = max([longest, *(line["x0"] for line in lines["shapes"])])
+    layout["xaxis"] |= {"range": [0, 1.06 * farthest]}
     numbers = [f"{label}  <b>{peak:.{_digits(peak)}f}</b>" for label, peak in zip(labels, peaks, strict=True)]
     layout["yaxis"] |= {"tickmode": "array", "tickvals": labels, "ticktext": numbers}
     figure = plot([*_component_bars(shown, labels), *marks], layout, bar_height(len(shown)) + LEGEND_HEIGHT)
     caption = f"Bars and bold numbers: predicted peak by component. {_marks_words(marks, devices(shown))}"
+    caption += f" {NOTE}" if lines["shapes"] else ""
     return Figure(f"memory-{slug(model)}", model, figure, caption)
 
 
@@ -139,7 +145,7 @@ def ablation_figure(model: str, rows: list[TableRow]) -> Figure | None:
     layout["xaxis"] |= {"range": [min(*changes, 0) - room, max(*changes, 0) + room], "zeroline": True}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": [safe(name) for name in order]}
     height = 150 + 17 * (len(mine) + len(order))
-    caption = f"One setting changed at a time; the table below says from what. {_between_methods(mine)}"
+    caption = f"One setting changed at a time (table ablation says from what). {_between_methods(mine)}"
     title = f"{model}: what settings do to the peak"
     return Figure(f"settings-{slug(model)}", title, plot(traces, layout, height), caption, wide=True)
 
@@ -189,7 +195,7 @@ def range_figure(model: str, cells: Iterable[MemoryCell]) -> Figure | None:
     layout = bar_axes("predicted peak (GB)", 1)
     layout["xaxis"] |= {"range": [0, 1.06 * largest]}
     caption = (
-        "A point a setting (its name on hover), the base as a large diamond. Where lines overlap, the settings decide."
+        "A point a setting (table ablation names them), the base a large diamond. Where lines overlap, settings decide."
     )
     title = f"{model}: methods over all settings"
     return Figure(f"range-{slug(model)}", title, plot(traces, layout, 130 + 46 * len(pairs)), caption, wide=True)
@@ -263,7 +269,9 @@ def speed_figure(rows: list[TableRow], found: list[str]) -> Figure | None:
     )
     caption += _devices_words(found) if len(drawn) > 1 + published else ""
     figure = plot(traces, layout, height)
-    return Figure("speed", "Speed-up over full fine-tuning", figure, caption, choices, "Model", wide=True)
+    return Figure(
+        "speed", "Speed-up over full fine-tuning", figure, caption, choices, [Selector.of("Model", choices)], wide=True
+    )
 
 
 def _timed(model: str, rows: list[TableRow], found: list[str]) -> int:
@@ -319,7 +327,9 @@ def timeline_figure(cells: Iterable[MemoryCell]) -> Figure | None:
         "parts of the step. The arrow is the peak."
     )
     title = "Memory through one step"
-    return Figure("timeline", title, plot(traces, layout, 480), caption, choices, "Cell", wide=True)
+    return Figure(
+        "timeline", title, plot(traces, layout, 480), caption, choices, [Selector.of("Cell", choices)], wide=True
+    )
 
 
 def _varied_first(cells: list[MemoryCell]) -> list[MemoryCell]:

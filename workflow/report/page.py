@@ -9,6 +9,7 @@ All texts that come from records are escaped by the template (autoescape) or by 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,20 @@ from eval.benchmarks import BENCHMARKS
 from eval.collect import Row, Run, panels
 from eval.conditions import WORLD_NOTE, conditions, distinct
 from eval.present import RULE_BASED_NOTE
+from eval.tables import TableRow
+from eval.tested import Verdicts
 from eval.text import Table
 from workflow.report import figures
 from workflow.report.drawing import Figure, styles
+from workflow.report.forest import forest_figure, published_figure
+from workflow.report.pareto import pareto_figure
+from workflow.report.summary import Answer
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
 LEFT_OUT = ("runs", "cells", "prepared", "tracking")  # what follows from the rest, and where people look
+FIRST = ("methods", "claims")  # tables that stand before the figures
+ESTIMATE = re.compile(r"(\S+) (\[[^\]]+\])(?: (\w+))?")  # 61.87 [55.1, 68.4] ab
 MOST_FOLDED_ROWS = 1500  # about 0.7 MB of the page
 HIDDEN = ("packages", "code_sha256")  # of the environment's table: shown apart, and different for each method
 
@@ -37,13 +45,18 @@ class Panel:
     figures: list[Figure]
 
 
-def draw(experiment: Mapping[str, Any], rows: list[Row]) -> list[Panel]:
-    """The figures of every model on every data set."""
+def draw(experiment: Mapping[str, Any], rows: list[Row], verdicts: Verdicts, published: list[TableRow]) -> list[Panel]:
+    """The figures of every model on every data set; `published` are the lines of the published table beside ours."""
     look = styles(rows)
-    return [Panel(" on ".join(key), _figures(members, look, experiment)) for key, members in panels(rows)]
+    return [
+        Panel(" on ".join(key), _figures(members, look, experiment, verdicts, published))
+        for key, members in panels(rows)
+    ]
 
 
-def render(experiment: Mapping[str, Any], rows: list[Row], tables: list[Table], drawn: list[Panel]) -> str:
+def render(
+    experiment: Mapping[str, Any], rows: list[Row], tables: list[Table], drawn: list[Panel], answers: list[Answer]
+) -> str:
     """The page."""
     environments = [run.record["environment"] for row in rows for run in row.runs if run.record]
     return fill(
@@ -51,14 +64,17 @@ def render(experiment: Mapping[str, Any], rows: list[Row], tables: list[Table], 
         name=experiment["name"],
         summary=summary(experiment, rows),
         notices=notices(experiment, rows),
-        tables=tables,
+        answers=answers,
+        tables=sorted(tables, key=lambda table: table.name not in FIRST),
+        first=sum(table.name in FIRST for table in tables),
         most_rows=MOST_FOLDED_ROWS,
-        answers=experiment["mt_bench"] is not None,
+        judged=experiment["mt_bench"] is not None,
         panels=drawn,
         stopped=[run for row in rows for run in row.runs if run.status != "ok"],
         machines=machines(environments),
         packages=packages(environments),
         commands=commands(experiment, rows),
+        row_commands=row_commands(experiment, rows),
         document=document(experiment),
     )
 
@@ -71,6 +87,7 @@ def fill(template: str, **content: Any) -> str:
 
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, **LAYOUT)
+    environment.filters["parted"] = parted
     return environment.get_template(template).render(
         **content,
         style=Markup((TEMPLATES / "report.css").read_text()),
@@ -79,9 +96,24 @@ def fill(template: str, **content: Any) -> str:
     )
 
 
-def _figures(rows: list[Row], look: Mapping[tuple[str, str], Any], experiment: Mapping[str, Any]) -> list[Figure]:
+def parted(cell: str) -> tuple[str, str, str]:
+    """A cell's value, its interval and its letters; the latter two empty where it is no estimate."""
+    found = ESTIMATE.fullmatch(cell)
+    return (found[1], found[2], found[3] or "") if found else (cell, "", "")
+
+
+def _figures(
+    rows: list[Row],
+    look: Mapping[tuple[str, str], Any],
+    experiment: Mapping[str, Any],
+    verdicts: Verdicts,
+    published: list[TableRow],
+) -> list[Figure]:
+    own = [line for line in published if (line["our_model"], line["our_data"]) == rows[0].key[:2]]
     drawn = [
-        figures.scatter_figure(rows, look, experiment),
+        pareto_figure(rows, look, verdicts, experiment),
+        forest_figure(rows, look, verdicts, experiment),
+        published_figure(own),
         figures.memory_figure(rows),
         figures.speed_figure(rows, look),
         figures.forgetting_figure(rows, look),
@@ -189,3 +221,24 @@ def commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
         snakemake.format("all"),
         *(["# or one run of it", f"{snakemake.format(1)} results/{experiment['name']}/{one}/run.json"] if one else []),
     ]
+
+
+def row_commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[tuple[str, str]]:
+    """For each row what to type to make its results again, all seeds of it."""
+    files = ["run", *(["scores"] if experiment["evaluation"]["benchmarks"] else [])]
+    files += ["mt_bench"] if experiment["mt_bench"] else []
+    snakemake = ".venv/bin/snakemake --cores all --configfile experiment.json"
+    several = len({row.key[:2] for row in rows}) > 1
+    return [
+        (
+            " ".join([*(row.key[:2] if several else ()), row.label]),
+            f"{snakemake} results/{experiment['name']}/{'/'.join(row.key)}/seed{_braced(seeds)}/{_braced(files)}.json",
+        )
+        for row in rows
+        for seeds in [[str(run.seed) for run in row.runs]]
+    ]
+
+
+def _braced(words: list[str]) -> str:
+    """As a shell expands it: `a`, or `{a,b}`."""
+    return words[0] if len(words) == 1 else f"{{{','.join(words)}}}"

@@ -54,12 +54,15 @@ def write_pages(experiment: dict[str, Any], rows: list[Any], results: Path) -> l
     from eval.significance import significance
     from eval.table_files import write_tables
     from workflow.report.page import draw, render
+    from workflow.report.summary import three_answers
 
     verdicts = significance(rows, experiment)
     made = [*main_tables(experiment, rows, verdicts), *asked_tables(experiment, rows, verdicts, results)]
-    drawn = draw(experiment, rows)
     write_tables(made, results / "tables")
-    page = render(experiment, rows, [table for _, table in made], drawn)
+    lines = {table.name: rows_of_it for rows_of_it, table in made}
+    drawn = draw(experiment, rows, verdicts, lines.get("published", []))
+    answers = three_answers(rows, verdicts, lines.get("claims", []))
+    page = render(experiment, rows, [table for _, table in made], drawn, answers)
     (results / "report.html").write_text(page, encoding="utf-8")
     write_answers(experiment, rows, results / "mt_bench.html")
     return drawn

@@ -37,7 +37,7 @@
     const target = document.getElementById(source.dataset.plot);
     figures.set(target.id, { target, plot, choices });
     Plotly.newPlot(target, plot.data, themed(plot.layout), config(target.id));
-    document.querySelectorAll(`select[data-figure="${target.id}"]`).forEach(choose);
+    choose(target.id);
   }
 
   // One figure a turn, so that the page can be read and scrolled meanwhile; a print waits for none.
@@ -54,17 +54,82 @@
   window.addEventListener("beforeprint", () => waiting.splice(0).forEach(draw));
 
   // Put what the selected choice changes into its figure; before that is drawn there is nothing to do: drawing does it.
-  function choose(select) {
-    const figure = figures.get(select.dataset.figure);
-    if (!figure) return;
-    const choice = figure.choices[Number(select.value)];
+  // Of several selectors the last one's options stand next to each other among the choices.
+  function choose(id) {
+    const figure = figures.get(id);
+    const selects = [...document.querySelectorAll(`select[data-figure="${id}"]`)];
+    if (!figure || !selects.length) return;
+    const choice = figure.choices[selects.reduce((place, each) => place * each.length + each.selectedIndex, 0)];
     figure.plot.data.forEach((trace, index) => Object.assign(trace, choice.traces[index]));
     Object.assign(figure.plot.layout, choice.layout);
     Plotly.react(figure.target, figure.plot.data, themed(figure.plot.layout), config(figure.target.id));
   }
 
+  // Folded parts are printed too.
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach((part) => {
+    part.open = true;
+    part.dataset.opened = "for print";
+  }));
+  window.addEventListener("afterprint", () => document.querySelectorAll("details[data-opened]").forEach((part) => {
+    part.open = false;
+    delete part.dataset.opened;
+  }));
+
   for (const select of document.querySelectorAll("select[data-figure]")) {
-    select.addEventListener("change", () => choose(select));
+    select.addEventListener("change", () => choose(select.dataset.figure));
+  }
+
+  // A column's title sorts by it: ascending, descending, as it was. Words above a long table keep the rows that hold all of them.
+  const LONG = 10;
+  const collator = new Intl.Collator("en", { numeric: true });
+
+  function key(row, place, numeric) {
+    const text = row.cells[place].textContent.trim();
+    const value = Number.parseFloat(text.replaceAll(",", "").replace("−", "-"));
+    return numeric ? (Number.isNaN(value) ? -Infinity : value) : text;
+  }
+
+  function sort(table, header) {
+    const place = header.cellIndex;
+    const numeric = header.classList.contains("number");
+    const next = { none: "ascending", ascending: "descending", descending: "none" }[header.getAttribute("aria-sort") ?? "none"];
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    if (next !== "none") header.setAttribute("aria-sort", next);
+    const rows = [...table.tBodies[0].rows];
+    const compare = (a, b) => (numeric ? a - b : collator.compare(a, b)) * (next === "descending" ? -1 : 1);
+    rows.sort((a, b) => (next === "none" ? 0 : compare(key(a, place, numeric), key(b, place, numeric))) || a.dataset.place - b.dataset.place);
+    table.tBodies[0].append(...rows);
+  }
+
+  function filter(table, words, told) {
+    const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...table.tBodies[0].rows];
+    for (const row of rows) row.hidden = !wanted.every((word) => row.textContent.toLowerCase().includes(word));
+    told.textContent = wanted.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tBodies[0].rows].forEach((row, place) => { row.dataset.place = place; });
+    if (table.tBodies[0].rows.length > 1) {
+      for (const header of table.tHead.rows[0].cells) {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.append(...header.childNodes);
+        header.append(button);
+        button.addEventListener("click", () => sort(table, header));
+      }
+    }
+    if (table.tBodies[0].rows.length > LONG) {
+      const label = document.createElement("label");
+      const input = document.createElement("input");
+      const told = document.createElement("span");
+      label.className = "filter";
+      input.type = "search";
+      told.setAttribute("role", "status");
+      label.append("Only rows with", input, told);
+      input.addEventListener("input", () => filter(table, input.value, told));
+      table.closest(".scroll").before(label);
+    }
   }
 
   dark.addEventListener("change", () => {

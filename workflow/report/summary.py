@@ -1,0 +1,99 @@
+"""The three answers of a report, before any table: will it fit, how fast is it, how good is the result.
+
+    answers = three_answers(rows, verdicts, claims)        # [Answer(question, [sentence, ...]), ...]
+
+Every sentence is made from the run records and from the tests; none is known beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.collect import Row, panels
+from eval.protocols import MT_BENCH
+from eval.tables import steady_s
+from eval.tested import Column, Verdicts
+from eval.text import GB, MB
+from eval.verdicts import leaders, listed
+from workflow.report.card_lines import fits_words
+
+SCORES_NOT = ("step_median_s", "bits_per_byte", "win_rate")  # columns that answer another question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question with its sentences."""
+
+    question: str
+    sentences: list[str]
+
+
+def three_answers(rows: Sequence[Row], verdicts: Verdicts, claimed: Iterable[Mapping[str, Any]] = ()) -> list[Answer]:
+    """Fits, fast, good; and what was claimed beforehand, where anything was."""
+    found = list(panels(rows))
+    claims = [f"{line['claim']}: {line['verdict']} in {line['score']}." for line in claimed]
+
+    def each(answer: Callable[[Sequence[Row]], list[str]]) -> list[str]:
+        said = [(panel, sentence) for panel, members in found for sentence in answer(members)]
+        return [f"{' on '.join(panel)}: {sentence}" if len(found) > 1 else sentence for panel, sentence in said]
+
+    return [
+        Answer("Will it fit?", each(_fits)),
+        Answer("How fast is it?", each(_fast)),
+        Answer("How good is the result?", each(lambda members: _good(members, verdicts)) or ["Nothing was scored."]),
+        *([Answer("What was claimed?", claims)] if claims else []),
+    ]
+
+
+def _good(rows: Sequence[Row], verdicts: Verdicts) -> list[str]:
+    """Of every score who is best, and who is not told apart from it; MT-Bench as a whole, no other columns."""
+    columns = verdicts.panels.get(rows[0].key[:2], {})
+    parts = {key for key in columns if key.startswith(f"{MT_BENCH}_") and not key.rpartition("_")[2].isdigit()}
+    return [_best(column) for key, column in columns.items() if key not in {*SCORES_NOT, *parts}]
+
+
+def _best(column: Column) -> str:
+    verdict, (best, equals) = column.verdict, leaders(column.verdict)
+    value = f"{column.factor * verdict.means[best]:.{column.digits}f}{' %' if column.unit == '%' else ''}"
+    if not verdict.tested:
+        return f"{column.label}: {best} has the best mean, {value}; nothing was tested."
+    alike = f"; not distinguishable from it: {listed(equals)}" if equals else ", apart from all others"
+    return f"{column.label}: {best}, {value}{alike}."
+
+
+def _fits(rows: Sequence[Row]) -> list[str]:
+    peaks = {row.label: peak for row in rows if (peak := row.largest("memory", "phases", "train"))}
+    stopped = [row.label for row in rows if any(run.status == "oom" for run in row.runs)]
+    out = [f"Out of memory here: {', '.join(stopped)}."] if stopped else []
+    if not peaks:
+        return ["No run has a metered peak.", *out]
+    order = sorted(peaks, key=peaks.__getitem__)
+    unit, factor = ("GB", GB) if max(peaks.values()) >= GB else ("MB", MB)
+    least, most = order[0], order[-1]
+    ends = [
+        f"lowest {peaks[least] / factor:.1f} {unit} ({least})",
+        f"highest {peaks[most] / factor:.1f} {unit} ({most})",
+    ]
+    return [
+        f"Peak while training: {', '.join(ends[: len(order)])}.",
+        f"By the metered peaks alone, without a margin: {fits_words(peaks)}.",
+        *out,
+    ]
+
+
+def _fast(rows: Sequence[Row]) -> list[str]:
+    times = {row.label: seconds for row in rows if (seconds := steady_s(row))}
+    unsteady = [row.label for row in rows if row.label not in times and row.mean("time", "step_median_s")]
+    left = [f"Not counted, since their seeds differ by more than 20 %: {', '.join(unsteady)}."] if unsteady else []
+    if not times:
+        return ["No row has steady step times.", *left]
+    fastest = min(times, key=times.__getitem__)
+    full = next((times[row.label] for row in rows if row.first.method == "full" and row.label in times), None)
+    against = f"full fine-tuning takes {full / times[fastest]:.2f} times as long" if full else ""
+    words = [
+        f"Shortest step: {1e3 * times[fastest]:.1f} ms ({fastest})",
+        *([against] if full != times[fastest] else []),
+    ]
+    return [f"{'; '.join(filter(None, words))}.", *left]
