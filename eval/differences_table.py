@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.mt_bench_tables import several
+from eval.tables import times
 from eval.tested import TESTS_NOTE, Column, Verdicts
 from eval.text import Column as Shown
 from eval.text import Table, build, plain
@@ -26,7 +27,7 @@ def differences(verdicts: Verdicts, experiment: Mapping[str, Any]) -> list[Line]
             "experiment": experiment["name"],
             **{"model": model, "data": data, "column": column.key, "label": column.label, "unit": column.unit},
             **{"a": pair.a, "b": pair.b},
-            **{key: column.factor * getattr(pair, key) for key in ("value", "low", "high")},
+            **{key: times(getattr(pair, key), column.factor) for key in ("value", "low", "high")},
             **{key: getattr(pair, key) for key in ("p_items", "p_seeds_and_items", "p_holm")},
             "better": _better(column, pair),
         }
@@ -63,7 +64,8 @@ P_VALUES = {"p_items": "p, items", "p_seeds_and_items": "p, seeds and items", "p
 
 
 def _difference(line: Line) -> str:
-    return f"{line['value']:+.4g} [{line['low']:+.4g}, {line['high']:+.4g}]"
+    interval = "" if line["low"] is None else f" [{line['low']:+.4g}, {line['high']:+.4g}]"
+    return f"{line['value']:+.4g}{interval}"
 
 
 def _verdict(line: Line) -> str:

@@ -59,13 +59,16 @@ class Draws:
         own = (row.seed_means - row.mean) * np.sqrt(row.excess_variance / row.seed_variance)
         return own[draw.integers(0, row.seeds, (RESAMPLES, row.seeds - 1))].mean(axis=1)
 
-    def interval(self, a: int, b: int | None = None) -> tuple[float, float]:
-        """Of row `a`'s mean, or of the difference of two rows, a - b."""
+    def interval(self, a: int, b: int | None = None) -> tuple[float, float] | None:
+        """Of row `a`, or of the difference a - b of two rows; None where one seed without items shows no spread."""
         first, second = self.rows[a], None if b is None else self.rows[b]
+        alone = all(len(means) < 2 for means in first.item_means)  # without items
+        if alone and min(row.seeds for row in (first, second) if row) < 2:
+            return None
         value = first.mean - (second.mean if second else 0.0)
         error, degrees = spread(first, second)
         t = float(special.stdtrit(degrees, TAILS[1]))  # Student's quantile, as many standard errors out
-        if all(len(means) < 2 for means in first.item_means):  # a handful of seeds alone: Student's t, no percentiles
+        if alone:  # a handful of seeds: Student's t, no percentiles
             return value - t * error, value + t * error
         drawn = self.deviations[:, a] - (0.0 if b is None else self.deviations[:, b])
         low, high = np.quantile(drawn, TAILS) * t / special.ndtri(TAILS[1])

@@ -34,6 +34,8 @@ def spread(a: Values, b: Values | None = None) -> tuple[float, float]:
     means = a.item_means if b is None else _differences(a, b)
     items = item_variances(means)
     variance = sum(part for part, _ in items) + sum(row.excess_variance for row in rows)
+    if not variance:
+        return 0.0, math.inf
     # what is known of the components: the seeds' own is known as badly as the whole spread of the seeds
     parts = [*items, *((row.seed_variance, row.seeds - 1) for row in rows if row.seeds > 1)]
     doubt = sum(part**2 / degrees for part, degrees in parts)

@@ -64,9 +64,10 @@ class Verdicts:
     def of(self, row: Row, key: str) -> Cell | None:
         """A row's interval and letters in a column; letters only where something was tested."""
         column = self.panels.get(row.key[:2], {}).get(key) if row.runs else None
-        if column is None or row.label not in column.verdict.means:
+        interval = column.verdict.intervals.get(row.label) if column else None
+        if column is None or interval is None:
             return None
-        low, high = (column.factor * end for end in column.verdict.intervals[row.label])
+        low, high = (column.factor * end for end in interval)
         return Cell(low, high, column.verdict.groups[row.label] if column.verdict.tested else None)
 
     def columns(self, row: Row, key: str, name: str, unit: str = "") -> dict[str, float | str | None]:

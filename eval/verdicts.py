@@ -32,7 +32,7 @@ class Difference:
     """Two rows of a column.
 
     Args:
-        value, low, high: a - b with its 95 % interval.
+        value, low, high: a - b with its 95 % interval; None where there is none.
         p_items: of the test on the items; p_seeds_and_items: of that on both; None where it cannot be asked.
         p_holm: the larger of the two, corrected over all pairs of the column; None where neither could be asked.
         apart: whether the two are told apart.
@@ -41,8 +41,8 @@ class Difference:
     a: str
     b: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_items: float | None
     p_seeds_and_items: float | None
     p_holm: float | None
@@ -54,7 +54,8 @@ class Verdict:
     """A column.
 
     Args:
-        order: its rows, best first. means, intervals, groups: by row; rows that share a letter are not told apart.
+        order: its rows, best first. means, intervals, groups: by row; an interval is None where nothing shows a
+            spread, and rows that share a letter are not told apart.
         differences: every pair once, in the rows' given order.
         one_seed: whether a row has one seed only, so that nothing is said of other seeds.
         floor: differences up to this are noise.
@@ -62,7 +63,7 @@ class Verdict:
 
     order: tuple[str, ...]
     means: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
+    intervals: Mapping[str, tuple[float, float] | None]
     groups: Mapping[str, str]
     differences: tuple[Difference, ...]
     lower_is_better: bool
@@ -83,8 +84,9 @@ def seen_from(first: str, difference: Difference) -> Difference:
     """The difference as one of its rows minus the other."""
     if difference.a == first:
         return difference
+    ends = [None if end is None else -end for end in (difference.high, difference.low)]
     turned = {"a": difference.b, "b": difference.a, "value": -difference.value}
-    return replace(difference, **turned, low=-difference.high, high=-difference.low)
+    return replace(difference, **turned, low=ends[0], high=ends[1])
 
 
 def corrected(differences: Sequence[Difference], floor: float) -> list[Difference]:
@@ -96,8 +98,10 @@ def corrected(differences: Sequence[Difference], floor: float) -> list[Differenc
     ]
 
 
-def _is_apart(p: float | None, value: float, low: float, high: float, floor: float) -> bool:
-    return p is not None and p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor
+def _is_apart(p: float | None, value: float, low: float | None, high: float | None, floor: float) -> bool:
+    if p is None or low is None or high is None:
+        return False
+    return p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor
 
 
 def compare(
@@ -114,7 +118,7 @@ def compare(
     draws = Draws(rows)
     differences = []
     for (i, j), *ps in tests(rows, accuracy):
-        value, (low, high) = rows[i].mean - rows[j].mean, draws.interval(i, j)
+        value, (low, high) = rows[i].mean - rows[j].mean, draws.interval(i, j) or (None, None)
         apart = _is_apart(ps[-1], value, low, high, floor)
         differences.append(Difference(names[i], names[j], value, low, high, *ps, apart))
     order = sorted(names, key=lambda name: values[name].mean, reverse=not lower_is_better)
@@ -192,7 +196,7 @@ def _others(verdict: Verdict, factor: float, digits: int) -> str:
 
 def amount(difference: Difference, factor: float, digits: int) -> str:
     """How much better one is, with the interval, whichever direction is better: `1.2 [0.4, 2.0]`."""
-    ends = sorted(abs(factor * end) for end in (difference.low, difference.high))
+    ends = sorted(abs(factor * end) for end in (difference.low, difference.high) if end is not None)
     return f"{abs(factor * difference.value):.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 

@@ -62,5 +62,12 @@ def test_a_loss_without_items_has_students_interval() -> None:
     assert Draws([Values((losses[:, None],))]).interval(0) == pytest.approx(expected)
 
 
+def test_one_seed_without_items_has_no_interval_and_what_never_varies_has_none_to_either_side() -> None:
+    lone, several = Values((np.array([[1.0]]),)), Values((np.array([[1.0], [1.2]]),))
+    draws = Draws([lone, several])
+    assert draws.interval(0) is None and draws.interval(0, 1) is None and draws.interval(1) is not None
+    assert Draws([Values((np.ones((3, 20)),))]).interval(0) == (1.0, 1.0)
+
+
 def test_the_same_rows_have_the_same_interval_every_time() -> None:
     assert Draws(rows(3, 50)).interval(0, 1) == Draws(rows(3, 50)).interval(0, 1)

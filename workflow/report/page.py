@@ -88,6 +88,7 @@ def fill(template: str, **content: Any) -> str:
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(loader=loader, autoescape=True, **LAYOUT)
     environment.filters["parted"] = parted
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # no browser would read the figure
     return environment.get_template(template).render(
         **content,
         style=Markup((TEMPLATES / "report.css").read_text()),
