@@ -95,3 +95,8 @@ class Verdicts:
 
 
 UNTESTED = Verdicts({})
+
+
+def is_category(key: str) -> bool:
+    """Whether a column is a part of MT-Bench, which stands in a table of its own."""
+    return key.startswith("mt_bench_") and not key.endswith("_without_coding") and not key.rpartition("_")[2].isdigit()

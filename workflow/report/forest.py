@@ -13,7 +13,7 @@ from typing import Any
 
 from eval.collect import Row
 from eval.tables import TableRow
-from eval.tested import Column, Verdicts
+from eval.tested import Column, Verdicts, is_category
 from eval.verdicts import Difference, seen_from
 from workflow.report.drawing import Figure, Selector, Style, bar_axes, bar_height, plot, safe
 
@@ -38,8 +38,9 @@ def forest_figure(
 ) -> Figure | None:
     """Every row minus the reference, in the chosen score."""
     reference = reference_of(rows, experiment)
-    columns = verdicts.panels.get(rows[0].key[:2], {}).values() if reference else ()
-    found = [(column, _against(reference, column)) for column in columns if reference]
+    columns = verdicts.panels.get(rows[0].key[:2], {}) if reference else {}
+    whole = [column for key, column in columns.items() if not is_category(key)]
+    found = [(column, _against(reference, column)) for column in whole if reference]
     found = [(column, pairs) for column, pairs in found if pairs]
     if not found or reference is None:
         return None

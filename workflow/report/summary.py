@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.collect import Row, panels
-from eval.protocols import MT_BENCH
 from eval.tables import steady_s
-from eval.tested import Column, Verdicts
+from eval.tested import Column, Verdicts, is_category
 from eval.text import GB, MB
 from eval.verdicts import leaders, listed
 from workflow.report.card_lines import fits_words
 
-SCORES_NOT = ("step_median_s", "bits_per_byte", "win_rate")  # columns that answer another question
+OTHERS = ("step_median_s", "bits_per_byte", "win_rate")  # columns that answer another question
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ def three_answers(rows: Sequence[Row], verdicts: Verdicts, claimed: Iterable[Map
 def _good(rows: Sequence[Row], verdicts: Verdicts) -> list[str]:
     """Of every score who is best, and who is not told apart from it; MT-Bench as a whole, no other columns."""
     columns = verdicts.panels.get(rows[0].key[:2], {})
-    parts = {key for key in columns if key.startswith(f"{MT_BENCH}_") and not key.rpartition("_")[2].isdigit()}
-    return [_best(column) for key, column in columns.items() if key not in {*SCORES_NOT, *parts}]
+    answering = [key for key in columns if key not in OTHERS and not key.endswith("_without_coding")]
+    return [_best(columns[key]) for key in answering if not is_category(key)]
 
 
 def _best(column: Column) -> str:

@@ -40,6 +40,15 @@
     choose(target.id);
   }
 
+  // plotly.js stands in the page as gzip in base64, less than half its size.
+  async function unpack(packed) {
+    const bytes = Uint8Array.from(atob(packed.textContent), (letter) => letter.charCodeAt(0));
+    const script = document.createElement("script");
+    script.textContent = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    document.head.append(script);
+  }
+  const unpacked = unpack(document.getElementById("plotly"));
+
   // One figure a turn, so that the page can be read and scrolled meanwhile; a print waits for none.
   const waiting = [...document.querySelectorAll("script[data-plot]")];
   function drawNext() {
@@ -50,8 +59,8 @@
       document.documentElement.dataset.drawn = "true";
     }
   }
-  window.addEventListener("load", () => setTimeout(drawNext));
-  window.addEventListener("beforeprint", () => waiting.splice(0).forEach(draw));
+  window.addEventListener("load", () => unpacked.then(drawNext));
+  window.addEventListener("beforeprint", () => window.Plotly && waiting.splice(0).forEach(draw));
 
   // Put what the selected choice changes into its figure; before that is drawn there is nothing to do: drawing does it.
   // Of several selectors the last one's options stand next to each other among the choices.
