@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from eval import EvaluationError
 from eval.benchmarks import SUITES
 from eval.collect import Row, Run
-from eval.items import AGAIN, read_comparisons, read_judgments, read_samples
+from eval.items import read_comparisons, read_judgments, read_right_or_wrong
 from eval.pairwise import points_by_question
 from eval.protocols import MT_BENCH, Slot
 from eval.values import Array, Values
@@ -88,12 +87,9 @@ class Store:
     def _scored(self, folder: Path) -> dict[str, Items]:
         """By benchmark."""
         items: dict[str, Items] = {}
-        for number, row in enumerate(_rows(read_samples, folder, "samples.jsonl.gz"), start=1):
-            lacking = [name for name in ("benchmark", "item_id", "prompt_sha256", "correct") if name not in row]
-            if lacking:
-                where = f"{folder}/samples.jsonl.gz, row {number}"
-                raise EvaluationError(f"{where}: field {lacking[0]!r} is missing. {AGAIN}")
-            items.setdefault(row["benchmark"], {})[row["item_id"], row["prompt_sha256"]] = float(row["correct"])
+        if (folder / "samples.jsonl.gz").is_file():
+            for benchmark, item_id, prompt, correct in read_right_or_wrong(folder):
+                items.setdefault(benchmark, {})[item_id, prompt] = float(correct)
         return items
 
     @functools.cache  # noqa: B019
