@@ -91,7 +91,10 @@ def test_tables_have_intervals_letters_and_verdicts(tmp_path, plan):
         assert full[f"{key}_group"]
     table = present.methods_table(tables.methods(rows, plan, verdicts), plan, verdicts)
     starts = [sentence.split(":")[0] for sentence in table.verdicts]
-    assert starts[:5] == ["Validation loss (nats per token)", "MMLU", "AGIEval", "WinoGrande", "GSM8K"] and "MT-Bench" in starts
+    assert (
+        starts[:5] == ["Validation loss (nats per token)", "MMLU", "AGIEval", "WinoGrande", "GSM8K"]
+        and "MT-Bench" in starts
+    )
     assert "full" in table.verdicts[4] and "vanilla" in table.verdicts[4]
     speed = tables.speed(rows, plan, verdicts)
     assert row_of(speed, "lora")["step_median_low_ms"] < row_of(speed, "lora")["step_median_ms"]

@@ -105,6 +105,7 @@ def asked_tables(
     from eval.noise_table import noise, noise_table
     from eval.overlap_table import overlap, overlap_table, read_leaks
     from eval.pairwise_table import pairwise, pairwise_table
+    from eval.seeds_table import seeds, seeds_table
     from eval.tasks_table import tasks, tasks_table
     from eval.versus import versus
 
@@ -118,6 +119,7 @@ def asked_tables(
         (overlap(leaks, experiment), lambda lines: overlap_table(lines, leaks, experiment)),
         (claims(rows, experiment, verdicts), lambda lines: claims_table(lines, experiment)),
         (differences(verdicts, experiment), lambda lines: differences_table(lines, experiment)),
+        (seeds(rows, experiment), lambda lines: seeds_table(lines, experiment)),
         (tasks(rows, experiment), lambda lines: tasks_table(lines, experiment)),
         (versus(rows, experiment, verdicts), lambda lines: present.versus_table(lines, experiment, compared)),
         (limits(rows), lambda lines: limits_table(lines, experiment)),
