@@ -56,6 +56,62 @@ def test_the_selector_changes_the_score_of_its_figure_only(page):
     assert page.errors == []
 
 
+def test_a_second_selector_changes_what_the_score_stands_against(page):
+    read = "document.getElementById('figure-1-pareto').layout.xaxis.title.text"
+    assert page.evaluate(read) == "peak allocated while training (MB)"
+    page.evaluate(
+        "(async () => { const s = document.querySelectorAll('select')[1]; s.selectedIndex = 1;"
+        " s.dispatchEvent(new Event('change')); await new Promise(r => setTimeout(r, 300)); })()"
+    )
+    assert page.evaluate(read) == "median time of an optimizer step (ms)" and page.errors == []
+
+
+FIRST_CELLS = "[...document.querySelectorAll('{}')].filter(r => !r.hidden).map(r => r.cells[{}].textContent.trim())"
+
+
+def test_a_title_sorts_its_column_up_down_and_back(page):
+    titles = page.evaluate("[...document.querySelectorAll('#speed thead button')].map(b => b.textContent)")
+    place = next(place for place, title in enumerate(titles) if title.startswith("Step, median"))
+    read = FIRST_CELLS.format("#speed tbody tr", place)
+    button = f"document.querySelectorAll('#speed thead button')[{place}]"
+    before = page.evaluate(read)
+    values = [float(cell.split(" ")[0]) for cell in before if cell != "–"]
+    page.evaluate(f"{button}.focus()")
+    orders = []
+    for _ in range(3):
+        page.evaluate("document.activeElement.click()")
+        orders.append(page.evaluate(read))
+    up, down = ([float(cell.split(" ")[0]) for cell in order if cell != "–"] for order in orders[:2])
+    assert (up, down, orders[2]) == (sorted(values), sorted(values, reverse=True), before)
+    assert page.evaluate("document.querySelector('#speed thead th[aria-sort]')") is None
+    assert ("button", page.evaluate(f"{button}.textContent")) in page.names_of_controls()
+
+
+def test_words_above_a_long_table_keep_the_rows_that_hold_all_of_them(page):
+    page.evaluate("document.querySelector('#tasks summary').click()")
+    rows = page.evaluate(FIRST_CELLS.format("#tasks tbody tr", 0))
+    page.evaluate(
+        "(i => { i.value = 'LoRA virology'; i.dispatchEvent(new Event('input')); })"
+        "(document.querySelector('#tasks input[type=search]'))"
+    )
+    kept = page.evaluate(
+        "[...document.querySelectorAll('#tasks tbody tr')].filter(r => !r.hidden).map(r => r.textContent)"
+    )
+    assert 0 < len(kept) < len(rows) and all("lora" in row and "virology" in row for row in kept)
+    assert (
+        page.evaluate("document.querySelector('#tasks [role=status]').textContent")
+        == f"{len(kept)} of {len(rows)} rows"
+    )
+
+
+def test_a_print_unfolds_what_is_folded_and_folds_it_again(page):
+    read = "document.querySelectorAll('details[open]').length"
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(read) == page.evaluate("document.querySelectorAll('details').length") > 3
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(read) == 0 and page.errors == []
+
+
 def test_scores_by_task_unfold_by_a_click(page):
     seen = "document.querySelector('#tasks .scroll').checkVisibility()"
     assert page.evaluate(seen) is False

@@ -81,7 +81,7 @@ def test_all_methods_stand_in_one_table_before_everything_else(tmp_path, plan):
     page = page_of(fixture_tree.write_tree(tmp_path, plan), tmp_path)
     sections = re.findall(r'<section id="([^"]+)">', page)
     assert sections[:5] == ["methods", "figures", "comparison", "memory", "speed"]
-    assert sections[5:9] == ["mt_bench_categories", "differences", "tasks", "limits"]
+    assert sections[5:10] == ["mt_bench_categories", "differences", "seeds", "tasks", "limits"]
 
 
 def test_what_an_experiment_asks_for_has_its_section_a_link_to_it_and_conditions(tmp_path, plan):
@@ -89,8 +89,18 @@ def test_what_an_experiment_asks_for_has_its_section_a_link_to_it_and_conditions
     fixture_tree.write_whole(tmp_path, plan)
     page = page_of(plan, tmp_path)
     sections = re.findall(r'<section id="([^"]+)">', page)
-    asked = ["mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "differences", "tasks", "limits"]
-    assert sections[5:13] == asked
+    asked = [
+        "mt_bench_categories",
+        "pairwise",
+        "forgetting",
+        "noise",
+        "overlap",
+        "differences",
+        "seeds",
+        "tasks",
+        "limits",
+    ]
+    assert sections[5:14] == asked
     links = {value for tag, name, value in Reader(page).attributes if (tag, name) == ("a", "href")}
     assert {f"#{name}" for name in sections} | {"mt_bench.html"} == links
     for name in ("pairwise", "forgetting", "noise"):

@@ -16,7 +16,7 @@ from workflow.report.page import document
 from workflow.stages.report import report
 
 ROOT = Path(__file__).parents[2]
-TABLES = ("methods", "comparison", "memory", "speed", "mt_bench_categories", "differences", "tasks", "limits")
+TABLES = ("methods", "comparison", "memory", "speed", "mt_bench_categories", "differences", "seeds", "tasks", "limits")
 SCORES = ("mt_bench", "mmlu", "agieval", "winogrande", "gsm8k", "validation_loss")
 FIGURES = (
     "memory",

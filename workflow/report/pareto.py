@@ -149,11 +149,9 @@ def _front(places: Mapping[tuple[str, ...], tuple[float, float]], lower_is_bette
     """Rows that no other beats in both, from the cheapest on."""
     sign = -1 if lower_is_better else 1
     front: list[tuple[str, ...]] = []
-    best = -math.inf
-    for key, (_, value) in sorted(places.items(), key=lambda item: (item[1][0], -sign * item[1][1])):
-        if sign * value > best:
+    for key, (cost, value) in sorted(places.items(), key=lambda item: (item[1][0], -sign * item[1][1])):
+        if not front or sign * value > sign * places[front[-1]][1] or (cost, value) == places[front[-1]]:
             front.append(key)
-            best = sign * value
     return front
 
 
