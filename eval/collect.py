@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval import EvaluationError
 from eval.benchmarks import SUITES
+from eval.json_files import read_json, require
 from eval.planned import difference, planned_settings
 from eval.protocols import key_of
 from eval.statistics import Estimate, combine_seeds
@@ -35,7 +34,6 @@ TRAINED = ("memory", "time", "throughput", "trainable_parameters")
 PERPLEXITIES = ("token_perplexity", "word_perplexity", "bits_per_byte")
 GENERAL_TEXT = ("file", "file_sha256", "first_character", "characters", "tokens", "sequence_length", *PERPLEXITIES)
 PAIRED = ("baseline", "judge", "wins", "losses", "ties", "inconsistent", "unparsable", "win_rate", "interval")
-AGAIN = "Delete the file and run the stage that writes it again."
 
 Json = Mapping[str, Any]
 
@@ -192,31 +190,6 @@ def _read_scores(file: Path) -> dict[str, Any]:
             require(file, entry, ("value", "stderr"), f"benchmarks.{name}.")
         require(file, scores.get("general_text") or dict.fromkeys(GENERAL_TEXT), GENERAL_TEXT, "general_text.")
     return scores
-
-
-def read_json(file: Path, needed: Iterable[str]) -> dict[str, Any]:
-    """The object in a file, empty if there is no file.
-
-    Raises:
-        EvaluationError: it is no JSON object, or lacks a field.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{file} is not JSON ({error}). {AGAIN}") from error
-    if not isinstance(content, dict):
-        raise EvaluationError(f"{file} holds a {type(content).__name__}, not an object. {AGAIN}")
-    require(file, content, needed)
-    return content
-
-
-def require(file: Path, content: Json, keys: Iterable[str], prefix: str = "") -> None:
-    """Raise an EvaluationError if the content of a file lacks one of the keys."""
-    for key in keys:
-        if key not in content:
-            raise EvaluationError(f"{file}: field {prefix + key!r} is missing. {AGAIN}")
 
 
 def _verdict(record: Json) -> tuple[str, str, str] | None:
