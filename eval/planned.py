@@ -15,12 +15,14 @@ Json = Mapping[str, Any]
 OWN = ("adamw_implementation", "learning_rate")  # of `training`: a method may have its own
 LENGTHS = ("steps", "epochs")  # of `training`: exactly one is given
 SHARED = ("training.", "prompt_format")  # names of what all runs of an experiment share
+LOOKS = ("evaluate_every_steps", "weight_norms_every_steps")  # of `training`: trials look once, at the end
 
 
 def planned_settings(run: Json, experiment: Json) -> Json:
     """What a record of the planned run must say, as JSON has it; a length that is not given is None."""
     training = dict.fromkeys(LENGTHS) | dict(experiment.get("training", {}))
-    shared = {f"training.{key}": value for key, value in training.items() if key not in OWN}
+    apart = (*OWN, *LOOKS) if "trial" in run else OWN
+    shared = {f"training.{key}": value for key, value in training.items() if key not in apart}
     style = {key: experiment[key] for key in ("prompt_format",) if key in experiment}
     return json.loads(json.dumps(_of_method(run) | shared | style))
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = "1.1.1"
+SCHEMA_VERSION = "1.1.2"
 TRACKED = ("baselines", "config", "eval", "lisa", "workflow")  # a method file that git does not know counts as a change
 ROOT = Path(__file__).parents[2]
 # of the engine, what predicts and measures steps, or evaluates: a change of it trains nothing again

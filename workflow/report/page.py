@@ -20,10 +20,11 @@ from eval.present import RULE_BASED_NOTE
 from eval.text import Table
 from workflow.report import figures
 from workflow.report.drawing import Figure, styles
+from workflow.report.tuning_figure import tuning_figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-DERIVED = ("runs", "cells", "prepared")
+DERIVED = ("runs", "trials", "cells", "prepared")
 MOST_FOLDED_ROWS = 1500  # about 0.7 MB of the page
 HIDDEN = ("packages", "code_sha256")  # of the environment's table: shown apart, and different for each method
 
@@ -79,6 +80,7 @@ def _figures(rows: list[Row], look: Mapping[tuple[str, str], Any], experiment: M
         figures.memory_figure(rows),
         figures.speed_figure(rows, look),
         figures.forgetting_figure(rows, look),
+        tuning_figure(rows, look, experiment),
         *figures.loss_figures(rows, look),
     ]
     return [figure for figure in drawn if figure is not None]
@@ -153,7 +155,7 @@ def packages(environments: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def document(experiment: Mapping[str, Any]) -> str:
-    """The experiment as Snakemake reads it: everything but the runs or cells, which follow from it."""
+    """The experiment as Snakemake reads it: everything but runs, trials or cells, which follow from it."""
     return json.dumps({key: value for key, value in experiment.items() if key not in DERIVED}, indent=2)
 
 

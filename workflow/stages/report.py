@@ -15,7 +15,7 @@ from workflow.experiment import load
 from workflow.stages import parser, results_folder, stage_main
 
 UNFINISHED = ("failed", "missing")
-ASKED = ("mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "tasks", "published", "limits")
+ASKED = ("tuning", "mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "tasks", "published", "limits")
 
 
 def main() -> None:
@@ -94,11 +94,13 @@ def asked_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> 
     from eval.overlap_table import overlap, overlap_table, read_leaks
     from eval.pairwise_table import pairwise, pairwise_table
     from eval.tasks_table import tasks, tasks_table
+    from eval.tuning_table import tuning, tuning_table
     from eval.versus import versus
 
     leaks = read_leaks(results)
     compared = tables.comparison(rows, experiment)
     made = [
+        (tuning(rows, experiment), lambda lines: tuning_table(lines, experiment)),
         (categories(rows, experiment), lambda lines: categories_table(lines, experiment)),
         (pairwise(rows, experiment), lambda lines: pairwise_table(lines, experiment)),
         (forgetting(rows, experiment), lambda lines: forgetting_table(lines, experiment)),
