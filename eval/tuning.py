@@ -2,21 +2,20 @@
 
     trials = read_trials(run, experiment, results)     # run: any of the row; one Trial a setting, its seeds inside
     choice = choose(trials, run, experiment)           # the content of chosen.json
-    tuned = tuned_rows(rows, experiment)               # rows of the tables with their trials and choices
 
 `RULE` is the rule in words. Reads `run.json` of every trial; `workflow/tuning.py` says which trials a row has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.chosen import ROW, NotChosen, read_choice, trials_of
-from eval.collect import Row, joined_statuses, training_records, verdict
+from eval.chosen import ROW, trials_of
+from eval.collect import joined_statuses, training_records, verdict
 from eval.json_files import require
 from eval.planned import planned_settings
 
@@ -123,33 +122,6 @@ def choose(trials: list[Trial], run: Json, experiment: Json) -> dict[str, Any]:
         "chosen": _entry(best),
         "at_edge": _edge(best, trials),
     }
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A row of the tables with its trials; `choice` is empty as long as nothing is chosen."""
-
-    row: Row
-    trials: list[Trial]
-    choice: Json
-
-    def is_chosen(self, trial: Trial) -> bool:
-        """Whether the final runs have this trial's settings."""
-        return bool(self.choice) and self.choice["chosen"]["trial"] == trial.number
-
-
-def tuned_rows(rows: Iterable[Row], experiment: Json) -> list[Tuned]:
-    """The rows that have trials, in their order."""
-    return [found for row in rows if (found := _tuned(row, experiment)).trials]
-
-
-def _tuned(row: Row, experiment: Json) -> Tuned:
-    run, results = dict(zip(ROW, row.key, strict=True)), row.first.folder.parents[len(ROW)]
-    try:
-        choice = read_choice(run, experiment, results)
-    except NotChosen:
-        choice = {}
-    return Tuned(row, read_trials(run, experiment, results), choice)
 
 
 def _entry(trial: Trial) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     lines = tuning(rows, experiment)              # tables/tuning.csv, a line a trial; empty where nothing is tuned
     table = tuning_table(lines, experiment)
+    tuned = tuned_rows(rows, experiment)          # the rows with their trials and choices
 
 `eval/tuning.py` reads the trials and holds the rule.
 """
@@ -10,17 +11,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from eval.chosen import ROW, NotChosen, read_choice
 from eval.collect import Row
 from eval.conditions import conditions, conditions_notes
 from eval.mt_bench_tables import several
 from eval.text import EMPTY, Column, Table, build, number, plain
-from eval.tuning import NONE_FINISHED, RULE, Trial, Tuned, tuned_rows
+from eval.tuning import NONE_FINISHED, RULE, Trial, read_trials
 
 HEADING = "Tuning"
 
 Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A row of the tables with its trials; `choice` is empty as long as nothing is chosen."""
+
+    row: Row
+    trials: list[Trial]
+    choice: Mapping[str, Any]
+
+    def is_chosen(self, trial: Trial) -> bool:
+        """Whether the final runs have this trial's settings."""
+        return bool(self.choice) and self.choice["chosen"]["trial"] == trial.number
+
+
+def tuned_rows(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[Tuned]:
+    """The rows that have trials, in their order."""
+    if not experiment.get("trials"):
+        return []
+    return [found for row in rows if (found := _tuned(row, experiment)).trials]
+
+
+def _tuned(row: Row, experiment: Mapping[str, Any]) -> Tuned:
+    run, results = dict(zip(ROW, row.key, strict=True)), row.first.folder.parents[len(ROW)]
+    try:
+        choice = read_choice(run, experiment, results)
+    except NotChosen:
+        choice = {}
+    return Tuned(row, read_trials(run, experiment, results), choice)
 
 
 def tuning(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[Line]:
@@ -95,15 +127,16 @@ def _ranges(lines: list[Line], experiment: Mapping[str, Any]) -> str:
     rates: dict[str, dict[float, None]] = {}
     for line in lines:
         rates.setdefault(line["method"], {})[line["learning_rate"]] = None
-    return f"Learning rates: {'; '.join(_range(method, sorted(tried), experiment) for method, tried in rates.items())}."
+    words = (_range(method, sorted(tried), experiment) for method, tried in rates.items())
+    return f"Learning rates, log-spaced: {'; '.join(words)}."
 
 
 def _range(method: str, rates: list[float], experiment: Mapping[str, Any]) -> str:
     own = method in experiment["tuning"]["learning_rates"]
-    whose = "the experiment's range" if own else f"the published range, of baselines/{method}.py"
+    whose = "the experiment's range" if own else f"the published range, as baselines/{method}.py cites it"
     if len(rates) == 1:
-        return f"{method} {rates[0]:g} alone, the middle of {whose}"
-    return f"{method} {len(rates)} from {rates[0]:g} to {rates[-1]:g}, log-spaced, {whose}"
+        return f"{method} {rates[0]:g} alone (the middle of {whose})"
+    return f"{method} {len(rates)} from {rates[0]:g} to {rates[-1]:g} ({whose})"
 
 
 def _edges(lines: list[Line]) -> list[str]:

@@ -329,8 +329,9 @@ def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]
                 check_room(method, shape, _longest(config))
                 _check_backend(config, method)
             except ValueError as error:
+                where = "tuning" if "trial" in run else "methods"
                 raise InputError(
-                    f"methods: {run['method']} ({run['variant']}) on model {model_name!r}: {error}"
+                    f"{where}: {run['method']} ({run['variant']}) on model {model_name!r}: {error}"
                 ) from error
 
 

@@ -61,8 +61,8 @@ def test_the_notes_say_budget_rule_split_seeds_and_ranges(plan: dict[str, Any], 
     assert "on seeds 7, 8; the final runs with the chosen settings are on seeds 0, 1." in text
     assert "16 records held out from the train split for tuning" in text
     assert "The trial with the smallest loss wins" in text and "the lower learning rate wins" in text
-    assert "full 3 from 0.0001 to 0.01, log-spaced, the experiment's range" in text
-    assert "lora 3 from 0.0001 to 0.01, log-spaced, the published range, of baselines/lora.py" in text
+    assert "Learning rates, log-spaced: full 3 from 0.0001 to 0.01 (the experiment's range); lora 3 from" in text
+    assert "lora 3 from 0.0001 to 0.01 (the published range, as baselines/lora.py cites it)" in text
     assert "Imaginary CPU" in text
 
 
@@ -93,7 +93,7 @@ def test_swept_values_have_their_column(tmp_path: Path) -> None:
     plan = tuned_tree.write_tree(tmp_path, tuned_tree.experiment(rank=(64, 128, 256)))
     text = text_of(plan, tmp_path)
     assert "| lora r128 | 0.001 | rank 128 | 1.1050 |" in text
-    assert "lora 0.001 alone, the middle of the published range" in text
+    assert "lora 0.001 alone (the middle of the published range, as" in text
     assert [line["swept"] for line in lines_of(plan, tmp_path)][3:5] == ['{"rank": 64}', '{"rank": 128}']
 
 

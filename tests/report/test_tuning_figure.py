@@ -60,7 +60,7 @@ def test_stopped_trials_stand_above_every_loss_with_their_status(plan: dict[str,
         tuned_tree.write_trial(tree, trial, None)
     figure = figure_of(plan, tree)
     full, galore = (trace for trace in figure.plot["data"] if trace["mode"] == "markers+text")
-    assert (list(full["text"]), list(galore["text"])) == ([" ok 1 of 2, diverged 1 of 2"], [" diverged"])
+    assert (list(full["text"]), list(galore["text"])) == (["ok 1 of 2, diverged 1 of 2 "], ["diverged "])
     assert list(full["x"]) == list(galore["x"]) == [1e-2]
     highest = max(loss for line in lines_of(figure).values() for loss in line["y"])
     top = figure.plot["layout"]["yaxis"]["range"][1]

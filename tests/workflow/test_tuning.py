@@ -194,7 +194,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "a value that a model's shape refuses": (
         small(tuning={"trials": 2, "hyperparameters": {"lisa": {"gamma": [1, 3]}}}),
-        ("lisa", "'tiny'", "3", "2"),
+        ("tuning: lisa (default) on model 'tiny'", "3", "0..2"),
     ),
     "a value twice": (
         small(tuning={"trials": 2, "hyperparameters": {"lisa": {"gamma": [1, 1]}}}),

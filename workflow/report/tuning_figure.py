@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.collect import Row
-from eval.tuning import Trial, Tuned, tuned_rows
-from eval.tuning_table import swept_words
+from eval.tuning import Trial
+from eval.tuning_table import Tuned, swept_words, tuned_rows
 from workflow.report.drawing import DASHES, SYMBOLS, Figure, Style, axes, plot, safe
 
 MARGIN = 0.06  # of the losses' span, at both ends and for each row whose stopped trials are marked
@@ -87,11 +87,11 @@ def _stops(tuned: Tuned, style: Style, height: float) -> Trace:
         "mode": "markers+text",
         "x": [trial.learning_rate for trial in trials],
         "y": [height] * len(trials),
-        "text": [f" {safe(trial.status)}" for trial in trials],
-        "textposition": "middle right",
+        "text": [f"{safe(trial.status)} " for trial in trials],
+        "textposition": "middle left",  # most that stop are at the highest rates
         "customdata": names,
         "marker": {"color": style.colour, "symbol": "x", "size": 9},
-        "hovertemplate": "%{customdata}<br>learning rate %{x}:%{text}<extra></extra>",
+        "hovertemplate": "%{customdata}<br>learning rate %{x}: %{text}<extra></extra>",
         "cliponaxis": False,
         "showlegend": False,
     }

@@ -15,8 +15,8 @@ RUNS = {run["path"]: run for run in EXPERIMENT["runs"]}
 TRIAL = f"{ROW}/tuning/trial{{trial}}/seed{{seed}}"
 TRIALS = {trial["path"]: trial for trial in EXPERIMENT["trials"]}
 CHOICE = f"{RESULTS}/{ROW}/tuning/chosen.json"
-CHOICES = {row_path(trial): f"{RESULTS}/{row_path(trial)}/tuning/chosen.json" for trial in EXPERIMENT["trials"]}
-CHOOSING_CODE = sources("eval/tuning.py", "eval/chosen.py", "eval/planned.py", "workflow/stages/select.py")
+CHOICES = {row_path(trial): CHOICE.format(**trial) for trial in TRIALS.values()}
+CHOOSING_CODE = sources("eval/tuning.py", "workflow/stages/select.py")
 DATA_MANIFEST = str(data_folder(EXPERIMENT) / "manifest.json")
 LOADING_CODE = [
     *sources("eval/backends.py", "eval/language_model.py", "eval/vllm_model.py"),
