@@ -36,14 +36,14 @@ def lines_of(figure: Figure) -> dict[str, dict[str, Any]]:
     return {trace["name"]: trace for trace in figure.plot["data"] if trace["mode"] == "lines+markers"}
 
 
-def test_a_rows_line_goes_through_its_finished_trials_on_a_log_axis(plan: dict[str, Any], tree: Path) -> None:
+def test_a_rows_line_goes_through_its_finished_trials_on_log_axes(plan: dict[str, Any], tree: Path) -> None:
     figure = figure_of(plan, tree)
     lines = lines_of(figure)
     assert list(lines) == ["full", "lora r128", "galore", "lisa gamma2", "lisa gamma4"]
     assert list(lines["lora r128"]["x"]) == [1e-4, 1e-3, 1e-2]
     assert list(lines["lora r128"]["y"]) == pytest.approx([1.405, 1.105, 1.305])
     assert list(lines["galore"]["x"]) == [1e-4, 1e-3]
-    assert figure.plot["layout"]["xaxis"]["type"] == "log"
+    assert {figure.plot["layout"][axis]["type"] for axis in ("xaxis", "yaxis")} == {"log"}
     assert lines["galore"]["line"]["color"] == KNOWN_COLOURS["galore"]
 
 
@@ -63,7 +63,7 @@ def test_stopped_trials_stand_above_every_loss_with_their_status(plan: dict[str,
     assert (list(full["text"]), list(galore["text"])) == (["ok 1 of 2, diverged 1 of 2 "], ["diverged "])
     assert list(full["x"]) == list(galore["x"]) == [1e-2]
     highest = max(loss for line in lines_of(figure).values() for loss in line["y"])
-    top = figure.plot["layout"]["yaxis"]["range"][1]
+    top = 10 ** figure.plot["layout"]["yaxis"]["range"][1]
     assert highest < full["y"][0] < galore["y"][0] < top
     assert "Crosses at the top" in figure.caption
 
@@ -90,6 +90,30 @@ def test_trials_that_all_stopped_make_a_figure_too(plan: dict[str, Any], tree: P
         tuned_tree.write_trial(tree, trial, None)
     traces = figure_of(plan, tree).plot["data"]
     assert sum(len(trace["x"]) for trace in traces if trace["mode"] == "markers+text") == 15
+
+
+def test_a_loss_of_nothing_at_all_makes_a_figure_too(plan: dict[str, Any], tree: Path) -> None:
+    for trial in tuned_tree.trials_of(plan, "full")[:2]:
+        fixture_tree.write(tree / trial["path"] / "run.json", tuned_tree.record_of(trial) | {"tuning_loss": 0.0})
+    lowest, highest = figure_of(plan, tree).plot["layout"]["yaxis"]["range"]
+    assert -7 < lowest < -5 and highest > 0
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "shown"),
+    [
+        (5e-4, 2e-2, {"0.0005", "0.001", "0.002", "0.005", "0.01", "0.02"}),
+        (1e-6, 1e-1, {"1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1"}),
+    ],
+)
+def test_learning_rates_stand_in_whole_at_the_axis(
+    plan: dict[str, Any], tree: Path, lowest: float, highest: float, shown: set[str]
+) -> None:
+    for trial in plan["trials"]:
+        trial["learning_rate"] = (lowest, (lowest * highest) ** 0.5, highest)[trial["trial"]]
+    ticks = figure_of(plan, tree).plot["layout"]["xaxis"]
+    within = [text for text, x in zip(ticks["ticktext"], ticks["tickvals"], strict=True) if lowest <= x <= highest]
+    assert set(within) == shown
 
 
 def test_without_tuning_there_is_no_figure(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ figure = tuning_figure(rows, look, experiment)     # of one (model, data) pair; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from eval.tuning import Trial
 from eval.tuning_table import Tuned, swept_words, tuned_rows
 from workflow.report.drawing import DASHES, SYMBOLS, Figure, Style, axes, plot, safe
 
-MARGIN = 0.06  # of the losses' span, at both ends and for each row whose stopped trials are marked
+MARGIN = 0.06  # of the losses' span on the log axis, at both ends and for each row whose stopped trials are marked
+LEAST = 1e-6  # a log axis has no zero
+MOST_DECADES = 12  # whose ticks have room for whole numbers
 
 Trace = dict[str, Any]
 
@@ -23,20 +26,32 @@ def tuning_figure(
 ) -> Figure | None:
     """A line a row and combination of swept values; stopped trials are marked at the top edge with their status."""
     tuned = tuned_rows(rows, experiment)
-    losses = [trial.mean_loss for one in tuned for trial in one.trials if trial.mean_loss is not None]
+    losses = [max(trial.mean_loss, LEAST) for one in tuned for trial in one.trials if trial.mean_loss is not None]
     if not tuned:
         return None
-    lowest, highest = (min(losses), max(losses)) if losses else (0.0, 1.0)
+    lowest, highest = (math.log10(min(losses)), math.log10(max(losses))) if losses else (0.0, 1.0)
     step = MARGIN * (highest - lowest or 1.0)
     traces = [trace for one in tuned for trace in _curves(one, look[one.row.key[2:]])]
     stopped = [one for one in tuned if _stopped(one)]
     heights = [highest + step * place for place in range(1, len(stopped) + 1)]
-    traces += [_stops(one, look[one.row.key[2:]], y) for one, y in zip(stopped, heights, strict=True)]
+    traces += [_stops(one, look[one.row.key[2:]], 10**height) for one, height in zip(stopped, heights, strict=True)]
     traces += [_chosen(tuned, look)] if any(one.choice for one in tuned) else []
     layout = axes("learning rate", "loss on the tuning records (nats per token)")
-    layout["xaxis"] |= {"type": "log", "exponentformat": "power"}
-    layout["yaxis"] |= {"range": [lowest - step, max([highest, *heights]) + step]}
+    rates = [trial.learning_rate for one in tuned for trial in one.trials]
+    layout["xaxis"] |= {"type": "log", **_ticks(math.log10(min(rates)), math.log10(max(rates)))}
+    ends = [lowest - step, max([highest, *heights]) + step]
+    layout["yaxis"] |= {"type": "log", "range": ends, **_ticks(*ends)}
     return Figure("tuning", "Learning rates tried", plot(traces, layout, 420), _caption(experiment, bool(stopped)))
+
+
+def _ticks(lowest: float, highest: float) -> dict[str, Any]:
+    """Whole numbers at 1, 2 and 5 of each decade, over many decades at 1; within one plotly's own, which are linear."""
+    if not 1 <= highest - lowest <= MOST_DECADES:
+        return {"exponentformat": "power"}
+    digits = (1, 2, 5) if highest - lowest < 4 else (1,)
+    decades = range(math.floor(lowest), math.ceil(highest) + 1)
+    values = [digit * 10.0**decade for decade in decades for digit in digits]
+    return {"tickmode": "array", "tickvals": values, "ticktext": [f"{value:g}" for value in values]}
 
 
 def _caption(experiment: Mapping[str, Any], stopped: bool) -> str:
