@@ -26,22 +26,28 @@ def tuning_figure(
 ) -> Figure | None:
     """A line a row and combination of swept values; stopped trials are marked at the top edge with their status."""
     tuned = tuned_rows(rows, experiment)
-    losses = [max(trial.mean_loss, LEAST) for one in tuned for trial in one.trials if trial.mean_loss is not None]
     if not tuned:
         return None
-    lowest, highest = (math.log10(min(losses)), math.log10(max(losses))) if losses else (0.0, 1.0)
+    trials = [trial for one in tuned for trial in one.trials]
+    heights = [math.log10(max(trial.mean_loss, LEAST)) for trial in trials if trial.mean_loss is not None] or [0.0]
+    lowest, highest = min(heights), max(heights)
     step = MARGIN * (highest - lowest or 1.0)
-    traces = [trace for one in tuned for trace in _curves(one, look[one.row.key[2:]])]
-    stopped = [one for one in tuned if _stopped(one)]
-    heights = [highest + step * place for place in range(1, len(stopped) + 1)]
-    traces += [_stops(one, look[one.row.key[2:]], 10**height) for one, height in zip(stopped, heights, strict=True)]
-    traces += [_chosen(tuned, look)] if any(one.choice for one in tuned) else []
-    layout = axes("learning rate", "loss on the tuning records (nats per token)")
-    rates = [trial.learning_rate for one in tuned for trial in one.trials]
-    layout["xaxis"] |= {"type": "log", **_ticks(math.log10(min(rates)), math.log10(max(rates)))}
-    ends = [lowest - step, max([highest, *heights]) + step]
-    layout["yaxis"] |= {"type": "log", "range": ends, **_ticks(*ends)}
+    stopped = {highest + step * place: one for place, one in enumerate(filter(_stopped, tuned), start=1)}
+    traces = [
+        *(trace for one in tuned for trace in _curves(one, look[one.row.key[2:]])),
+        *(_stops(one, look[one.row.key[2:]], 10**height) for height, one in stopped.items()),
+        *_chosen(tuned, look),
+    ]
+    layout = _log_axes([trial.learning_rate for trial in trials], (lowest - step, max([highest, *stopped]) + step))
     return Figure("tuning", "Learning rates tried", plot(traces, layout, 420), _caption(experiment, bool(stopped)))
+
+
+def _log_axes(rates: list[float], losses: tuple[float, float]) -> dict[str, Any]:
+    """Both axes; `losses` are the ends of the upright one, as exponents of ten."""
+    layout = axes("learning rate", "loss on the tuning records (nats per token)")
+    layout["xaxis"] |= {"type": "log", **_ticks(math.log10(min(rates)), math.log10(max(rates)))}
+    layout["yaxis"] |= {"type": "log", "range": list(losses), **_ticks(*losses)}
+    return layout
 
 
 def _ticks(lowest: float, highest: float) -> dict[str, Any]:
@@ -112,11 +118,11 @@ def _stops(tuned: Tuned, style: Style, height: float) -> Trace:
     }
 
 
-def _chosen(tuned: list[Tuned], look: Mapping[tuple[str, str], Style]) -> Trace:
+def _chosen(tuned: list[Tuned], look: Mapping[tuple[str, str], Style]) -> list[Trace]:
     """Rings around the chosen trials that have a loss."""
     chosen = [(one, trial) for one in tuned for trial in one.trials if one.is_chosen(trial)]
     found = [(one, trial) for one, trial in chosen if trial.mean_loss is not None]
-    return {
+    rings = {
         "type": "scatter",
         "mode": "markers",
         "name": "chosen",
@@ -130,3 +136,4 @@ def _chosen(tuned: list[Tuned], look: Mapping[tuple[str, str], Style]) -> Trace:
         },
         "hoverinfo": "skip",
     }
+    return [rings] if found else []
