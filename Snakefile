@@ -32,6 +32,7 @@ else:
     include: "workflow/rules/prepare.smk"
     include: "workflow/rules/leaks.smk"
     include: "workflow/rules/train.smk"
+    include: "workflow/rules/tune.smk"
     include: "workflow/rules/evaluate.smk"
     include: "workflow/rules/judge.smk"
     include: "workflow/rules/noise_floor.smk"

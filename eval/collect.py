@@ -4,14 +4,13 @@
     rows = group(runs, experiment)                      # one Row per (model, data, method, variant), its seeds inside
 
 Statuses: `ok`, `oom`, `diverged` and `failed` as the records say; `missing` where a file that should be there is not,
-or is of other settings than the planned ones.
+or is of other settings than the planned ones. What trials choose is part of the plan as soon as it is chosen.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,8 +19,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval import EvaluationError
 from eval.benchmarks import SUITES
+from eval.chosen import NotChosen, as_chosen
+from eval.json_files import read_json, require
 from eval.planned import difference, planned_settings
 from eval.protocols import key_of
 from eval.statistics import Estimate, combine_seeds
@@ -35,7 +35,6 @@ TRAINED = ("memory", "time", "throughput", "trainable_parameters")
 PERPLEXITIES = ("token_perplexity", "word_perplexity", "bits_per_byte")
 GENERAL_TEXT = ("file", "file_sha256", "first_character", "characters", "tokens", "sequence_length", *PERPLEXITIES)
 PAIRED = ("baseline", "judge", "wins", "losses", "ties", "inconsistent", "unparsable", "win_rate", "interval")
-AGAIN = "Delete the file and run the stage that writes it again."
 
 Json = Mapping[str, Any]
 
@@ -111,13 +110,17 @@ def collect(experiment: Json, results: Path) -> list[Run]:
 
 def _read_run(planned: Json, experiment: Json, results: Path, of_model: Json) -> Run:
     folder = results / planned["path"]
-    record, failure, foreign = _records(folder, planned_settings(planned, experiment))
+    try:
+        planned = as_chosen(planned, experiment, results)
+        record, failure, foreign = training_records(folder, planned_settings(planned, experiment))
+    except NotChosen as error:  # whatever stands in the folder is of an earlier choice
+        record, failure, foreign = {}, {}, str(error)
     scores, mt_bench = _evaluations(folder, record, failure)
     files = {"record": record, "scores": scores, "mt_bench": mt_bench}
     asked = is_paired(planned, experiment)
     files["pairwise"] = _read_pairwise(folder, failure) if asked and mt_bench.get("status") == "ok" else {}
-    verdict = ("missing", "", foreign) if foreign else _verdict(failure or record)
-    status, phase, reason = verdict or _unfinished(files, experiment, asked)
+    stopped = ("missing", "", foreign) if foreign else verdict(failure or record)
+    status, phase, reason = stopped or _unfinished(files, experiment, asked)
     about = {key: planned[key] for key in PLANNED} | {"folder": folder, "foreign": bool(foreign)}
     return Run(**about, **of_model, status=status, phase=phase, reason=reason, **files)
 
@@ -151,7 +154,7 @@ def _read_pairwise(folder: Path, failure: Json) -> Json:
     return pairwise
 
 
-def _records(folder: Path, plan: Json) -> tuple[Json, Json, str]:
+def training_records(folder: Path, plan: Json) -> tuple[Json, Json, str]:
     """run.json and failure.json as far as they are of the plan, and what is wrong if what there is is not."""
     failure, foreign_failure = _of_plan(folder / "failure.json", plan)
     if failure and failure.get("phase") not in EVALUATIONS:
@@ -195,32 +198,7 @@ def _read_scores(file: Path) -> dict[str, Any]:
     return scores
 
 
-def read_json(file: Path, needed: Iterable[str]) -> dict[str, Any]:
-    """The object in a file, empty if there is no file.
-
-    Raises:
-        EvaluationError: it is no JSON object, or lacks a field.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:  # json's and unicode's errors are ValueErrors
-        raise EvaluationError(f"{file} is not JSON ({error}). {AGAIN}") from error
-    if not isinstance(content, dict):
-        raise EvaluationError(f"{file} holds a {type(content).__name__}, not an object. {AGAIN}")
-    require(file, content, needed)
-    return content
-
-
-def require(file: Path, content: Json, keys: Iterable[str], prefix: str = "") -> None:
-    """Raise an EvaluationError if the content of a file lacks one of the keys."""
-    for key in keys:
-        if key not in content:
-            raise EvaluationError(f"{file}: field {prefix + key!r} is missing. {AGAIN}")
-
-
-def _verdict(record: Json) -> tuple[str, str, str] | None:
+def verdict(record: Json) -> tuple[str, str, str] | None:
     """Status, phase and reason by a record or failure; None if it is ok."""
     if not record:
         return "missing", "", NO_RECORD
@@ -267,11 +245,8 @@ class Row:
 
     @property
     def status(self) -> str:
-        """The status that all seeds share, else the counts, e.g. `ok 1 of 2, oom 1 of 2`."""
-        counts = Counter(run.status for run in self.runs)
-        if len(counts) == 1:
-            return self.first.status
-        return ", ".join(f"{status} {count} of {len(self.runs)}" for status, count in counts.items())
+        """The status that all seeds share, else the counts."""
+        return joined_statuses([run.status for run in self.runs])
 
     @property
     def reason(self) -> str:
@@ -308,6 +283,14 @@ class Row:
     def shared(self, *keys: str) -> str:
         """What the seeds share, joined by ' / ' where they do not."""
         return " / ".join(dict.fromkeys(str(value) for value in self.fields(*keys)))
+
+
+def joined_statuses(statuses: list[str]) -> str:
+    """What all share, else the counts, e.g. `ok 1 of 2, oom 1 of 2`."""
+    counts = Counter(statuses)
+    if len(counts) == 1:
+        return statuses[0]
+    return ", ".join(f"{status} {count} of {len(statuses)}" for status, count in counts.items())
 
 
 def score(run: Run, metric: str) -> tuple[Any, float | None]:

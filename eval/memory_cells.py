@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.collect import dig, read_json, require
+from eval.collect import dig
+from eval.json_files import read_json, require
 from eval.planned import words
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import BENCHMARKS
-from eval.collect import read_json, require
+from eval.json_files import read_json, require
 from eval.protocols import MT_BENCH
 from eval.text import EMPTY, Column, Table, build, number, plain
 

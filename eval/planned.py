@@ -16,6 +16,7 @@ OWN = ("adamw_implementation", "learning_rate")  # of `training`: a method may h
 LENGTHS = ("steps", "epochs")  # of `training`: exactly one is given
 SHA256_DIGITS = 64
 SHARED = ("training.", "prompt_format")  # names of what all runs of an experiment share
+LOOKS = ("evaluate_every_steps", "weight_norms_every_steps")  # of `training`: trials look once, at the end
 
 
 def planned_settings(run: Json, experiment: Json) -> Json:
@@ -24,7 +25,8 @@ def planned_settings(run: Json, experiment: Json) -> Json:
     Where only the records tell of an experiment (`eval/recorded.py`), it plans no training.
     """
     training = dict.fromkeys(LENGTHS) | dict(experiment["training"]) if "training" in experiment else {}
-    shared = {f"training.{key}": value for key, value in training.items() if key not in OWN}
+    apart = (*OWN, *LOOKS) if "trial" in run else OWN
+    shared = {f"training.{key}": value for key, value in training.items() if key not in apart}
     style = {key: experiment[key] for key in ("prompt_format",) if key in experiment}
     return json.loads(json.dumps(_of_method(run) | shared | style))
 

@@ -33,6 +33,10 @@ SETTING_NOTE = (
     "Learning rates are the experiment's, one a method, and not swept: a row is one setting of a method, not its rank "
     "among them."
 )
+TUNED_NOTE = (
+    "Learning rates were chosen for each row by {trials} trials, the same number for all, on records and seeds that no "
+    "table but that of the tuning uses."
+)
 RULE_BASED_NOTE = (
     "MT-Bench was rated by a rule-based judge, a small program that uses no language model. "
     "Its ratings do not compare with published MT-Bench scores."
@@ -61,7 +65,7 @@ def methods_table(rows: list[TableRow], experiment: Mapping[str, Any], verdicts:
         "at that moment. State at the end: all that the optimizer holds after the last step; the peak may hold another "
         "amount, as BAdam's does at a switch. Tokens: without padding.",
         "Trained: parameters that train at a time, also in % of the base model's.",
-        SETTING_NOTE,
+        TUNED_NOTE.format(trials=experiment["tuning"]["trials"]) if experiment.get("tuning") else SETTING_NOTE,
         *([OLD_COMPONENTS_NOTE] if any(_is_old(row, "peak_") for row in rows) else []),
         *_mt_bench_notes(rows, experiment),
         *_reasons(rows),

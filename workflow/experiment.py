@@ -2,7 +2,8 @@
 
 `resolve(config)` fills the defaults of `workflow/schemas/experiment.schema.json`, checks form (`workflow/form.py`) and
 meaning, and adds the list of runs; the result is what `results/<experiment>/experiment.json` holds and every stage
-reads. Each error is one message: path in the file, value, legal set.
+reads. With `tuning` there is the list of trials too (`workflow/tuning.py`). Each error is one message: path in the
+file, value, legal set.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from workflow.engine.errors import InputError
 from workflow.engine.shapes import check_room, positions, read_shape
 from workflow.form import completed, hint, read
 from workflow.places import DOWNLOADED, GENERATED, prepared
+from workflow.tuning import trials
 from workflow.variants import variants
 from workflow.world.benchmarks import GENERATED_DATA_SETS
 
@@ -35,7 +37,7 @@ SCHEMA_FILE = Path(__file__).parent / "schemas" / "experiment.schema.json"
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
-    """Check an experiment and return it with all defaults and its list of runs.
+    """Check an experiment and return it with all defaults and its lists of runs and trials.
 
     Raises:
         InputError: anything unknown, missing, contradictory or of the wrong type.
@@ -45,6 +47,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     _check_meaning(config)
     config["prepared"] = prepared(config)
     config["runs"] = _expand(config)
+    config["trials"] = trials(config, config["runs"])
     _check_rows(config)
     _check_claimed_scores(config)
     _check_methods_fit_models(config)
@@ -59,21 +62,31 @@ def load(path: Path) -> dict[str, Any]:
 
 def find_run(experiment: dict[str, Any], path: str) -> dict[str, Any]:
     """The run with this path (model/data/method/variant/seed<k>)."""
-    return _first_with(experiment, "run", path, "path")
+    return _first_with(experiment["runs"], experiment["name"], "run", path, "path")
+
+
+def trainings(experiment: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that is trained: runs, and trials (model/data/method/variant/tuning/trial<n>/seed<k>)."""
+    return [*experiment["runs"], *experiment.get("trials", [])]
+
+
+def find_training(experiment: dict[str, Any], path: str) -> dict[str, Any]:
+    """The run or trial with this path."""
+    return _first_with(trainings(experiment), experiment["name"], "run", path, "path")
 
 
 def first_run(experiment: dict[str, Any], model: str) -> dict[str, Any]:
     """The run of a model that the experiment lists first."""
-    return _first_with(experiment, "model", model, "model")
+    return _first_with(experiment["runs"], experiment["name"], "model", model, "model")
 
 
-def _first_with(experiment: dict[str, Any], what: str, value: str, key: str) -> dict[str, Any]:
-    for run in experiment["runs"]:
+def _first_with(runs: list[dict[str, Any]], experiment: str, what: str, value: str, key: str) -> dict[str, Any]:
+    for run in runs:
         if run[key] == value:
             return run
-    known = list(dict.fromkeys(run[key] for run in experiment["runs"]))
+    known = list(dict.fromkeys(run[key] for run in runs))
     raise InputError(
-        f"Unknown {what} {value!r} of experiment {experiment['name']!r}.{hint(value, known)} Known: {', '.join(known)}."
+        f"Unknown {what} {value!r} of experiment {experiment!r}.{hint(value, known)} Known: {', '.join(known)}."
     )
 
 
@@ -332,7 +345,7 @@ def known_shape(config: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]
 def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]) -> None:
     """Raise InputError if a method or a length of the experiment does not suit a model of this shape."""
     _check_lengths(config, model_name, shape)
-    for run in config["runs"]:
+    for run in trainings(config):
         if run["model"] == model_name:
             try:
                 method = build_method(config, run)
@@ -340,8 +353,9 @@ def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]
                 check_room(method, shape, _longest(config))
                 _check_backend(config, method)
             except ValueError as error:
+                where = "tuning" if "trial" in run else "methods"
                 raise InputError(
-                    f"methods: {run['method']} ({run['variant']}) on model {model_name!r}: {error}"
+                    f"{where}: {run['method']} ({run['variant']}) on model {model_name!r}: {error}"
                 ) from error
 
 

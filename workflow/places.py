@@ -80,6 +80,7 @@ def _training_data(experiment: dict[str, Any]) -> dict[str, Any]:
     entries, root = experiment["data"], experiment["data_root"]
     code = ("workflow/stages/prepare_data.py", "workflow/engine/conversations.py", "workflow/engine/sources.py")
     parts = {"source": _source(experiment), "data": entries, "code": sha256_sources(sources(*code))}
+    parts |= {"tuning_items": experiment["tuning"]["items"]} if experiment["tuning"] else {}
     if root == DOWNLOADED:
         pins = experiment["dataset_revisions"]
         return parts | {"revisions": {entry["dataset"]: pins[entry["dataset"]] for entry in entries}}

@@ -14,7 +14,7 @@ from workflow.engine.errors import InputError
 
 
 def variants(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every entry of `methods`; the learning rate of a method that trains nothing is None.
+    """Every entry of `methods`; the learning rate is None of a method that trains nothing, and where trials choose it.
 
     Raises:
         InputError: unknown method or hyper-parameter, an illegal value, or a variant that stands twice.
@@ -64,5 +64,5 @@ def _variant(config: dict[str, Any], index: int, entry: str | dict[str, Any]) ->
         "method": name,
         "variant": entry["variant"],
         "hyperparameters": hyperparameters(f"methods[{index}] ({name})", name, overrides),
-        "learning_rate": rate if method.trains else None,
+        "learning_rate": rate if method.trains and not config.get("tuning") else None,
     }

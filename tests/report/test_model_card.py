@@ -218,6 +218,15 @@ def test_a_card_that_would_say_the_same_is_left_alone_and_another_is_not(tmp_pat
     assert scores_on(card)["mmlu", "acc"] == 0.125
 
 
+def test_the_experiment_on_the_card_of_a_tuned_run_has_its_trials(tmp_path):
+    experiment = load(ROOT / "config/tuned.yaml")
+    run = next(run for run in collect(experiment, tmp_path) if run.method == "lora")
+    alone = resolve(json.loads(document(of_one_run(experiment, run))))
+    assert alone["runs"] == [planned for planned in experiment["runs"] if planned["path"] == run.path]
+    assert alone["trials"] == [trial for trial in experiment["trials"] if trial["method"] == "lora"]
+    assert alone["prepared"]["data"] == experiment["prepared"]["data"], "the same records are held out"
+
+
 def test_the_experiment_on_the_card_is_this_run_alone(tmp_path):
     experiment = load(ROOT / "config/smoke.yaml")
     for run in collect(experiment, tmp_path):

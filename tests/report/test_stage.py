@@ -104,9 +104,10 @@ def test_the_fixture_has_the_form_of_real_records(plan):
         check_record(fixture_tree.record(run))
 
 
-def test_the_experiment_on_the_page_is_the_experiment():
-    """What the page tells to save as experiment.json resolves to the very same runs."""
-    experiment = load(ROOT / "config" / "smoke.yaml")
+@pytest.mark.parametrize("name", ["smoke.yaml", "tuned.yaml"])
+def test_the_experiment_on_the_page_is_the_experiment(name):
+    """What the page tells to save as experiment.json resolves to the very same runs and trials."""
+    experiment = load(ROOT / "config" / name)
     assert resolve(json.loads(document(experiment))) == experiment
 
 

@@ -86,6 +86,43 @@ def test_max_train_items_takes_the_first_of_the_same_order(root: Path, tmp_path:
     assert (some / "sums/validation.jsonl").read_bytes() == (all_of_it / "sums/validation.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("split", [None, "validation"])
+def test_tuning_records_are_held_out_after_validation_and_from_all_that_is_trained_on(
+    root: Path, tmp_path: Path, split: str | None
+) -> None:
+    data = sums(validation_split=split, validation_items=2)
+    plain, _ = run(experiment(root, tmp_path, data=data))
+    folder, manifest = run(experiment(root, tmp_path, data=data, tuning={"trials": 2, "items": 3}))
+    train, tuning = (read_conversations(folder / f"sums/{name}.jsonl") for name in ("train", "tuning"))
+    assert tuning + train == read_conversations(plain / "sums/train.jsonl")
+    assert (folder / "sums/validation.jsonl").read_bytes() == (plain / "sums/validation.jsonl").read_bytes()
+    assert (len(tuning), manifest["data"]["sums"]["tuning"]) == (3, 3)
+    assert not (plain / "sums/tuning.jsonl").exists()
+
+
+def test_copies_of_tuning_records_are_trained_on_neither_and_those_of_validation_do_not_tune(tmp_path: Path) -> None:
+    copies = [record | {"id": f"copy {i}"} for i, record in enumerate(records(6) * 3 + records(2, "check"))]
+    splits = {("default", "train"): copies, ("default", "validation"): [r | {"id": "own"} for r in records(2, "check")]}
+    write_dataset(tmp_path / "root/hub", "org/sums", splits)
+    data = sums(validation_split="validation")
+    config = experiment(tmp_path / "root", tmp_path, data=data, tuning={"trials": 2, "items": 2})
+    folder, _ = run(config)
+    said = {
+        name: {turns[0]["content"] for turns in read_conversations(folder / f"sums/{name}.jsonl")}
+        for name in ("train", "validation", "tuning")
+    }
+    assert said["tuning"] and not said["tuning"] & (said["train"] | said["validation"])
+    assert said["tuning"] | said["train"] == {f"sum {i}?" for i in range(6)} | {"check 0?", "check 1?"}
+
+
+def test_the_first_training_items_are_counted_after_the_tuning_records(root: Path, tmp_path: Path) -> None:
+    few = sums(max_train_items=2)
+    folder, _ = run(experiment(root, tmp_path, data=few, tuning={"trials": 2, "items": 3}))
+    whole, _ = run(experiment(root, tmp_path, data=sums(), tuning={"trials": 2, "items": 3}))
+    assert (folder / "sums/tuning.jsonl").read_bytes() == (whole / "sums/tuning.jsonl").read_bytes()
+    assert read_conversations(folder / "sums/train.jsonl") == read_conversations(whole / "sums/train.jsonl")[:2]
+
+
 def test_train_records_are_shuffled(tmp_path: Path) -> None:
     write_dataset(tmp_path / "root/hub", "org/sums", {("default", "train"): records(50)})
     folder, _ = run(experiment(tmp_path / "root", tmp_path, data=sums()))
@@ -216,6 +253,19 @@ def test_empty_answers_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_holding_out_everything_is_refused(root: Path, tmp_path: Path) -> None:
     message = complaint(experiment(root, tmp_path, data=sums(validation_items=9)))
     assert "data 'sums': nothing is left to train on after 9 validation items" in message
+
+
+@pytest.mark.parametrize("items", [7, 8])
+def test_holding_out_everything_for_tuning_is_refused(root: Path, tmp_path: Path, items: int) -> None:
+    message = complaint(experiment(root, tmp_path, tuning={"trials": 2, "items": items}))
+    assert f"nothing is left to train on after 2 validation items and {items} tuning items were held out" in message
+
+
+def test_tuning_records_without_any_answer_are_refused(tmp_path: Path) -> None:
+    rows = [{"messages": turns(f"{i}?", "")} for i in range(30)] + records(1)
+    write_dataset(tmp_path / "root/hub", "org/sums", {("default", "train"): rows})
+    message = complaint(experiment(tmp_path / "root", tmp_path, tuning={"trials": 2, "items": 1}))
+    assert "data 'sums' (org/sums): every record of the tuning split has an empty answer" in message
 
 
 def test_a_pinned_checksum_is_compared(root: Path, tmp_path: Path) -> None:

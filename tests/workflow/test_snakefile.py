@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import baselines
+from eval.chosen import row_path
 from tests.conftest import ROOT
 from tests.shipped import own_methods
 from tests.workflow.experiments import small, write
@@ -30,6 +31,7 @@ OTHERS = {  # every file of config/ besides the default
     "all_methods.yaml",
     "lisa_variants.yaml",
     "weight_norms.yaml",
+    "tuned.yaml",
     "memory_cpu.yaml",
     "paper/table2_accuracy.yaml",
     "paper/table1_memory.yaml",
@@ -77,6 +79,8 @@ def expected(experiment: dict) -> dict[str, int]:
     if experiment["evaluation"]["noise_floor"]:
         counts["noise_floor"] = models
     counts |= dict.fromkeys(("train", "evaluate", "judge"), runs)
+    if experiment["tuning"]:
+        counts |= {"trial": len(experiment["trials"]), "select": len({row_path(t) for t in experiment["trials"]})}
     if compared := sum(baseline_of(experiment, run) is not None for run in experiment["runs"]):
         counts["pairwise"] = compared
     return {**counts, "total": sum(counts.values())}
@@ -125,6 +129,13 @@ def test_weight_norms_are_compared_where_full_finetuning_and_lora_record_them(ch
         snakemake(checkout, "-n", *experiment, "training={weight_norms_every_steps: null}")
     )
     assert jobs(snakemake(checkout, "-n", *experiment, "methods=[lisa,lora,full]", "seeds=[0,1]"))["weight_norms"] == 1
+
+
+def test_every_row_that_trains_has_its_trials_and_one_choice(checkout: Path) -> None:
+    tuned = ("-n", "--configfile", "config/tuned.yaml", "--config", "seeds=[7,8]")
+    found = jobs(snakemake(checkout, *tuned, "methods=[vanilla,full,lisa]", "tuning={trials: 3, seeds: [1,2]}"))
+    assert (found["trial"], found["select"], found["train"]) == (2 * 3 * 2, 2, 3 * 2)
+    assert "trial" not in jobs(snakemake(checkout, *tuned, "methods=[vanilla]"))
 
 
 def test_a_list_on_the_command_line_replaces_the_files(checkout: Path) -> None:
@@ -203,9 +214,9 @@ def test_the_profile_for_slurm_gives_every_rule_that_is_a_job_its_resources() ->
     rules = {
         name
         for file in (ROOT / "workflow/rules").glob("*.smk")
-        for name in re.findall(r"rule (\w+):", file.read_text())
+        for name in re.findall(r"rule (?:\w+ as )?(\w+)(?: with)?:", file.read_text())
     }
-    assert {"train", "noise_floor", "pairwise", "leaks", "measure"} <= rules
+    assert {"train", "trial", "noise_floor", "pairwise", "leaks", "measure"} <= rules
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     assert set(profile["set-resources"]) == rules
 
@@ -294,7 +305,7 @@ def test_records_that_are_there_are_inputs_of_the_page(checkout: Path, tmp_path:
     assert [file for file in inputs[1].split(", ") if file.endswith("run.json")] == records
 
 
-@pytest.mark.parametrize("file", ["config/smoke.yaml", "config/memory_cpu.yaml"])
+@pytest.mark.parametrize("file", ["config/smoke.yaml", "config/tuned.yaml", "config/memory_cpu.yaml"])
 def test_rules_of_both_kinds_pass_snakemakes_lint(checkout: Path, file: str) -> None:
     done = snakemake(checkout, "--lint", "--configfile", file)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = "1.1.1"
+SCHEMA_VERSION = "1.1.2"
 TRACKED = ("baselines", "config", "eval", "lisa", "workflow")  # a method file that git does not know counts as a change
 MODEL_CARD = "README.md"  # of a checkpoint's folder: about the model and no part of it, so it moves no checksum
 ROOT = Path(__file__).parents[2]

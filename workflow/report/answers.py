@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eval import EvaluationError
-from eval.collect import AGAIN, Run, require
+from eval.collect import Run
+from eval.json_files import AGAIN, require
 from eval.json_lines import parse_lines
 
 Json = dict[str, Any]

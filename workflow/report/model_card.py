@@ -76,9 +76,18 @@ def render(experiment: Mapping[str, Any], run: Run) -> str:
 
 
 def of_one_run(experiment: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """The experiment that has this run alone: no comparisons, neither with its other rows nor with papers."""
-    method = {"method": run.method, "variant": run.variant, "hyperparameters": dict(run.hyperparameters)}
-    method |= {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
+    """The experiment that has this run alone: no comparisons, neither with its other rows nor with papers.
+
+    A tuned run's trials are among it: they choose its settings again, and hold out the records that it did not see.
+    """
+    method = {"method": run.method, "variant": run.variant}
+    if experiment.get("tuning"):
+        planned = next(entry["hyperparameters"] for entry in experiment["runs"] if entry["path"] == run.path)
+        swept = experiment["tuning"]["hyperparameters"].get(run.method, {})
+        method["hyperparameters"] = {key: value for key, value in planned.items() if key not in swept}
+    else:
+        method["hyperparameters"] = dict(run.hyperparameters)
+        method |= {} if run.learning_rate is None else {"learning_rate": run.learning_rate}
     alone = {key: value for key, value in experiment.items() if key != "method_settings"}
     alone |= {"methods": [method], "seeds": [run.seed], "report": {"published": []}}
     alone |= {"models": [entry_of(experiment, "models", run.model)], "data": [entry_of(experiment, "data", run.data)]}

@@ -30,10 +30,11 @@ from workflow.report.drawing import Figure, styles
 from workflow.report.forest import forest_figure, published_figure
 from workflow.report.pareto import pareto_figure
 from workflow.report.summary import Answer
+from workflow.report.tuning_figure import tuning_figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-LEFT_OUT = ("runs", "cells", "prepared", "tracking")  # what follows from the rest, and where people look
+LEFT_OUT = ("runs", "trials", "cells", "prepared", "tracking")  # what follows from the rest, and where people look
 FIRST = ("methods", "claims")  # tables that stand before the figures
 ESTIMATE = re.compile(r"(\S+) (\[[^\]]+\])(?: (\w+))?")  # 61.87 [55.1, 68.4] ab
 MOST_FOLDED_ROWS = 1500  # about 0.7 MB of the page
@@ -128,6 +129,7 @@ def _figures(
         figures.memory_figure(rows),
         figures.speed_figure(rows, look),
         figures.forgetting_figure(rows, look),
+        tuning_figure(rows, look, experiment),
         *figures.loss_figures(rows, look),
     ]
     return [figure for figure in drawn if figure is not None]

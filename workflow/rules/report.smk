@@ -16,6 +16,7 @@ rule report:
         judgments=all_runs("mt_bench.json"),
         comparisons=compared_answers("pairwise.json"),
         questions=BENCHMARKS_MANIFEST if EXPERIMENT["mt_bench"] else [],
+        choices=CHOICES.values(),
         general_texts=GENERAL_TEXTS,
         noise_floors=NOISE_FLOORS,
         leaks=LEAKS,

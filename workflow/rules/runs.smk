@@ -1,14 +1,22 @@
-# The runs of a training experiment: where they live, and what decides each of them.
+# The runs of a training experiment, and its trials: where they live, and what decides each of them.
 import os
 
+from eval.chosen import row_path, tried
 from eval.judge_settings import shown_address
+from eval.planned import LOOKS
 from workflow.experiment import baseline_of, first_run
 from workflow.places import benchmarks_folder, data_folder, model_folder
 from workflow.stages.leaks import forget_former_leak
 
-RUN = f"{RESULTS}/{{model}}/{{data}}/{{method}}/{{variant}}/seed{{seed}}"
-LOGS = f"logs/{NAME}/{{model}}/{{data}}/{{method}}/{{variant}}/seed{{seed}}"
+ROW = "{model}/{data}/{method}/{variant}"
+RUN = f"{RESULTS}/{ROW}/seed{{seed}}"
+LOGS = f"logs/{NAME}/{ROW}/seed{{seed}}"
 RUNS = {run["path"]: run for run in EXPERIMENT["runs"]}
+TRIAL = f"{ROW}/tuning/trial{{trial}}/seed{{seed}}"
+TRIALS = {trial["path"]: trial for trial in EXPERIMENT["trials"]}
+CHOICE = f"{RESULTS}/{ROW}/tuning/chosen.json"
+CHOICES = {row_path(trial): CHOICE.format(**trial) for trial in TRIALS.values()}
+CHOOSING_CODE = sources("eval/tuning.py", "workflow/stages/select.py")
 DATA_MANIFEST = str(data_folder(EXPERIMENT) / "manifest.json")
 LOADING_CODE = [
     *sources("eval/backends.py", "eval/language_model.py", "eval/vllm_model.py"),
@@ -53,6 +61,7 @@ wildcard_constraints:
     data="[^/]+",
     method="[^/]+",
     variant="[^/]+",
+    trial=r"\d+",
     seed=r"\d+",
 
 
@@ -109,9 +118,29 @@ def find_general_text():
         raise WorkflowError(str(error))
 
 
+def row_of(wildcards):
+    """What a run shares with those that differ by their seed only."""
+    return ROW.format(**wildcards)
+
+
 def run_path(wildcards):
     """The run's name within the experiment."""
-    return f"{wildcards.model}/{wildcards.data}/{wildcards.method}/{wildcards.variant}/seed{wildcards.seed}"
+    return f"{row_of(wildcards)}/seed{wildcards.seed}"
+
+
+def trial_path(wildcards):
+    """The trial's name within the experiment."""
+    return TRIAL.format(**wildcards)
+
+
+def trials_of_row(wildcards):
+    """All trials of a row."""
+    return [trial for trial in TRIALS.values() if row_path(trial) == row_of(wildcards)]
+
+
+def choice(wildcards):
+    """What its trials chose for a run's row; nothing where there are none."""
+    return CHOICES.get(row_of(wildcards), [])
 
 
 def model_manifest(wildcards):
@@ -120,12 +149,19 @@ def model_manifest(wildcards):
 
 
 def train_settings(wildcards):
-    """All that decides a run's training; a change of it, or of the code, runs it again."""
-    keys = ("training", "prompt_format", "device", "threads")
-    return {key: EXPERIMENT[key] for key in keys} | {
-        "run": RUNS[run_path(wildcards)],
-        "code": CODE[wildcards.method],
-    }
+    """All that decides a run's training, its row's choice aside; a change of it, or of the code, runs it again."""
+    return _settings(RUNS[run_path(wildcards)], EXPERIMENT["training"])
+
+
+def trial_settings(wildcards):
+    """All that decides a trial, which is not how many there are."""
+    training = {key: value for key, value in EXPERIMENT["training"].items() if key not in LOOKS}
+    return _settings(TRIALS[trial_path(wildcards)], training)
+
+
+def _settings(run, training):
+    keys = ("prompt_format", "device", "threads")
+    return {key: EXPERIMENT[key] for key in keys} | {"training": training, "run": run, "code": CODE[run["method"]]}
 
 
 def all_runs(file):

@@ -1,7 +1,8 @@
 """Prepare data: get the data root (generate, download or use in place), check it, write conversations and a manifest.
 
 Once data, benchmarks and models are prepared nothing touches the network. Writes <prepared_root>/data/<key>/:
-manifest.json and one folder a data set with train.jsonl and validation.jsonl, a conversation a line.
+manifest.json and one folder a data set with train.jsonl, validation.jsonl and, where an experiment tunes, tuning.jsonl,
+a conversation a line.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def prepare(experiment: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     root, commits = _get_root(experiment, folder)
     verify_checksums("checksums", root, experiment["checksums"])
+    tuning = experiment["tuning"]["items"] if experiment["tuning"] else 0
     sets = {
-        entry["name"]: {**_write_conversations(entry, root, folder), "revision": commits.get(entry["dataset"])}
+        entry["name"]: {**_write_conversations(entry, root, folder, tuning), "revision": commits.get(entry["dataset"])}
         for entry in experiment["data"]
     }
     if experiment["data_root"] != DOWNLOADED:
@@ -83,23 +85,21 @@ def _generate(experiment: dict[str, Any], root: Path) -> None:
 # --- training data
 
 
-def _write_conversations(entry: dict[str, Any], root: Path, folder: Path) -> dict[str, Any]:
-    """Write train.jsonl and validation.jsonl of one data set; returns its part of the manifest."""
-    from workflow.engine.conversations import is_answered, to_conversation
+def _write_conversations(entry: dict[str, Any], root: Path, folder: Path, tuning_items: int) -> dict[str, Any]:
+    """Write the splits of one data set; returns its part of the manifest."""
+    from workflow.engine.conversations import is_answered
     from workflow.engine.models import sha256_file
 
-    loaded = _load_splits(entry, root, folder)
-    where = f"data {entry['name']!r} ({entry['dataset']}"
-    converted = {
-        name: [to_conversation(record, entry["format"], f"{where}, {name}, record {index})") for index, record in rows]
-        for name, rows in loaded.items()
-    }
+    loaded = _load_splits(entry, root, folder, tuning_items)
+    converted = {name: [_conversation(entry, name, row) for row in rows] for name, rows in loaded.items()}
     splits = {name: [row for row in rows if is_answered(row)] for name, rows in converted.items()}
     unanswered = sum(map(len, converted.values())) - sum(map(len, splits.values()))
     if unanswered:
         print(f"data {entry['name']!r}: {unanswered} records with an empty answer are left out", file=sys.stderr)
-    if not splits["train"]:
-        raise InputError(f"{where}): every record of the train split has an empty answer.")
+    for name in ("train", "tuning"):
+        if not splits.get(name, True):
+            where = f"data {entry['name']!r} ({entry['dataset']})"
+            raise InputError(f"{where}: every record of the {name} split has an empty answer.")
     target = folder / entry["name"]
     target.mkdir(exist_ok=True)
     for name, conversations in splits.items():
@@ -114,8 +114,16 @@ def _write_conversations(entry: dict[str, Any], root: Path, folder: Path) -> dic
     }
 
 
-def _load_splits(entry: dict[str, Any], root: Path, folder: Path) -> dict[str, list[Row]]:
-    """Shuffled train and validation rows; held out from the train split where there is no validation split."""
+def _conversation(entry: dict[str, Any], split: str, row: Row) -> list[dict[str, str]]:
+    from workflow.engine.conversations import to_conversation
+
+    index, record = row
+    where = f"data {entry['name']!r} ({entry['dataset']}, {split}, record {index})"
+    return to_conversation(record, entry["format"], where)
+
+
+def _load_splits(entry: dict[str, Any], root: Path, folder: Path, tuning_items: int) -> dict[str, list[Row]]:
+    """Shuffled rows to train on and to validate with, and to tune with where there is tuning."""
     count = entry["validation_items"]
     train = _load_split(entry, entry["train_split"], root, folder)
     random.Random(0).shuffle(train)
@@ -123,12 +131,28 @@ def _load_splits(entry: dict[str, Any], root: Path, folder: Path) -> dict[str, l
         validation, train = train[:count], train[count:]
     else:
         validation = _load_split(entry, entry["validation_split"], root, folder)[:count]
+    tuning, train = _hold_out(entry, train, tuning_items, validation)
     train = train[: entry["max_train_items"]]
-    if not train:
-        raise InputError(
-            f"data {entry['name']!r}: nothing is left to train on after {count} validation items were held out."
-        )
-    return {"train": train, "validation": validation}
+    held_out = f"{count} validation items{f' and {tuning_items} tuning items' if tuning_items else ''}"
+    if not train or len(tuning) < tuning_items:
+        raise InputError(f"data {entry['name']!r}: nothing is left to train on after {held_out} were held out.")
+    return {"train": train, "validation": validation, **({"tuning": tuning} if tuning_items else {})}
+
+
+def _hold_out(
+    entry: dict[str, Any], train: list[Row], count: int, validation: list[Row]
+) -> tuple[list[Row], list[Row]]:
+    """The first `count` rows of train that are not in validation too, and train without them and copies of them."""
+    if count == 0:
+        return [], train
+
+    def said(row: Row) -> str:
+        return json.dumps(_conversation(entry, "train", row))
+
+    validated = {said(row) for row in validation}
+    tuning = [row for row in train if said(row) not in validated][:count]
+    held_out = {said(row) for row in tuning}
+    return tuning, [row for row in train if said(row) not in held_out]
 
 
 def _load_split(entry: dict[str, Any], split: str, root: Path, folder: Path) -> list[Row]:

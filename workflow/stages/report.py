@@ -107,11 +107,13 @@ def asked_tables(
     from eval.pairwise_table import pairwise, pairwise_table
     from eval.seeds_table import seeds, seeds_table
     from eval.tasks_table import tasks, tasks_table
+    from eval.tuning_table import tuning, tuning_table
     from eval.versus import versus
 
     leaks = read_leaks(results)
     compared = tables.comparison(rows, experiment)
     made = [
+        (tuning(rows, experiment), lambda lines: tuning_table(lines, experiment)),
         (categories(rows, experiment, verdicts), lambda lines: categories_table(lines, experiment)),
         (pairwise(rows, experiment, verdicts), lambda lines: pairwise_table(lines, experiment, verdicts)),
         (forgetting(rows, experiment, verdicts), lambda lines: forgetting_table(lines, experiment, verdicts)),

@@ -1,6 +1,9 @@
 """Train one run: load the prepared model and data, fine-tune with the method, export a plain checkpoint, write the run
 record.
 
+A run whose learning rate trials choose takes it, and what else was swept, from `tuning/chosen.json`. A trial is trained
+by the same loop; it has the loss on the tuning records in place of the validation loss, and no checkpoint.
+
 Out of memory and divergence are results: they have a record with that status and no checkpoint, and the stage ends
 well. Any other failure writes `failure.json` and ends with a non-zero code, so that Snakemake tries the run again the
 next time.
@@ -13,10 +16,13 @@ import datetime
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.experiment import build_method, find_run, load
+from eval.chosen import as_chosen
+from eval.planned import LOOKS
+from workflow.experiment import build_method, find_training, load
 from workflow.places import data_folder, model_folder
 from workflow.stages import parser, read_manifest, reason_of, results_folder, stage_main
 from workflow.stages.leaks import refuse_known_leak
@@ -53,15 +59,31 @@ def main() -> None:
     """Command line."""
     arguments = parser(__doc__, run=True).parse_args()
     experiment = load(arguments.experiment)
-    run = find_run(experiment, arguments.run)
+    run = find_training(experiment, arguments.run)
     results = results_folder(experiment, arguments.results)
     refuse_known_leak(results)
-    folder = results / run["path"]
-    train_run(experiment, run, folder)
+    if is_trial(run):
+        experiment = without_looks(experiment)
+    else:
+        run = as_chosen(run, experiment, results)
+    train_run(experiment, run, results / run["path"])
+
+
+def is_trial(run: Mapping[str, Any]) -> bool:
+    """Whether it is trained to choose a learning rate, not for the tables."""
+    return "trial" in run
+
+
+def without_looks(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The experiment as its trials are trained: what looks at the training on the way is off, trackers included."""
+    return experiment | {"training": experiment["training"] | dict.fromkeys(LOOKS), "tracking": []}
 
 
 def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> None:
-    """Do the run and leave run.json, log.jsonl and model/ in `folder`; what a former training led to goes first."""
+    """Do the run and leave run.json, log.jsonl and model/ in `folder`; what a former training led to goes first.
+
+    A trial leaves no model/.
+    """
     from workflow.engine.models import work_offline
     from workflow.engine.records import check_record, write_json
     from workflow.engine.training import forget_checkpoints
@@ -81,7 +103,8 @@ def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> 
                 write_json(folder / "failure.json", attempt.record)
             raise
         shutil.rmtree(folder / "model", ignore_errors=True)
-        (folder / "model").mkdir()
+        if not is_trial(run):
+            (folder / "model").mkdir()
     (folder / "log.jsonl").touch()
     if experiment["training"]["weight_norms_every_steps"]:
         (folder / WEIGHT_NORMS).touch()  # a run that trained nothing has none
@@ -116,17 +139,21 @@ class Attempt:
         self.record = empty_record(experiment, run)
 
     def carry_out(self) -> None:
-        """Load, train, export; each phase is noted before it begins."""
+        """Load, train, export unless it is a trial; each phase is noted before it begins."""
         self._start()
         model, tokenizer = self._load()
         if self.method.trains:
             model = self._train(model, tokenizer)
+        if not is_trial(self.run):
+            self._export(model, tokenizer)
+        self.record |= {"memory": self.meter.record(), "phase": None, "status": "ok", "error": None}
+
+    def _export(self, model: Any, tokenizer: Any) -> None:
         self.record["phase"] = "export"
         model.config.use_cache = True
         self.method.export(model, self.folder / "model")
         (self.folder / "model/adapter/README.md").unlink(missing_ok=True)  # peft's card: a local path, and holes
         tokenizer.save_pretrained(self.folder / "model")
-        self.record |= {"memory": self.meter.record(), "phase": None, "status": "ok", "error": None}
 
     def _start(self) -> None:
         import torch
@@ -176,7 +203,8 @@ class Attempt:
         from workflow.engine.training_step import checkpoint_layers
 
         experiment, training = self.experiment, self.experiment["training"]
-        splits = self._read_data(tokenizer)
+        held_out = "tuning" if is_trial(self.run) else "validation"
+        splits = self._read_data(tokenizer, ("train", held_out))
         steps = optimizer_steps(training, len(splits["train"]))
         self.record |= {"phase": "train", "steps": steps}
         if training["gradient_checkpointing"]:
@@ -186,7 +214,7 @@ class Attempt:
             self.method,
             LoopSettings(steps=steps, **{key: training[key] for key in LOOP_KEYS}),
             train=splits["train"],
-            validation=splits["validation"],
+            validation=splits[held_out],
             learning_rate=self.run["learning_rate"],
             seed=self.run["seed"],
             pad_token_id=tokenizer.pad_token_id,
@@ -216,13 +244,13 @@ class Attempt:
             )
         return self.tracking
 
-    def _read_data(self, tokenizer: Any) -> dict[str, Any]:
+    def _read_data(self, tokenizer: Any, names: tuple[str, ...]) -> dict[str, Any]:
         from workflow.engine.data import read_conversations, tokenize
 
         experiment, splits, cut = self.experiment, {}, 0
         folder = data_folder(experiment)
         manifest = read_manifest(folder)["data"][self.run["data"]]
-        for split in ("train", "validation"):
+        for split in names:
             conversations = read_conversations(folder / self.run["data"] / f"{split}.jsonl")
             examples = tokenize(
                 conversations, tokenizer, experiment["prompt_format"], experiment["training"]["sequence_length"]
@@ -244,7 +272,7 @@ class Attempt:
             "flops_per_step": result.flops_per_step,
             "trainable_parameters": result.trainable_parameters,
             "optimizer_state_bytes": result.optimizer_state_bytes,
-            "validation_loss": result.validation_loss,
+            "tuning_loss" if is_trial(self.run) else "validation_loss": result.validation_loss,
             "resumed_at_step": result.resumed_at_step,
         }
         self.record["settings"]["optimizer_state_dtype"] = result.optimizer_state_dtype
@@ -304,6 +332,7 @@ def empty_record(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, A
         "settings": {},
         "started": datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds"),
         "environment": {},
+        **({"trial": run["trial"], "tuning_loss": None} if is_trial(run) else {}),
     }
 
 

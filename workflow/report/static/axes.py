@@ -22,7 +22,7 @@ DRAWN = {
     *("tickmode", "tickvals", "ticktext", "tickprefix", "ticksuffix", "tickformat", "dtick"),
     *("categoryorder", "categoryarray"),
 }
-OF_THE_PAGE = {"fixedrange", "automargin", "hoverformat", "gridcolor", "linecolor", "zerolinecolor"}
+OF_THE_PAGE = {"exponentformat", "fixedrange", "automargin", "hoverformat", "gridcolor", "linecolor", "zerolinecolor"}
 FORMAT = re.compile(r",?(\.\d+)?[defg%]")  # what d3 and Python read alike
 PLAIN = ",.10g"
 
