@@ -19,6 +19,7 @@ import baselines
 from tests.conftest import ROOT
 from tests.shipped import own_methods
 from tests.workflow.experiments import small, write
+from workflow.continual_pretraining import continues
 from workflow.experiment import baseline_of, load
 from workflow.kinds import resolve
 from workflow.places import data_folder
@@ -76,6 +77,8 @@ def expected(experiment: dict) -> dict[str, int]:
         counts["general_text"] = models
     if experiment["evaluation"]["noise_floor"]:
         counts["noise_floor"] = models
+    if continued := sum(continues(experiment, run) for run in experiment["runs"]):
+        counts["continue_pretraining"] = continued
     counts |= dict.fromkeys(("train", "evaluate", "judge"), runs)
     if compared := sum(baseline_of(experiment, run) is not None for run in experiment["runs"]):
         counts["pairwise"] = compared

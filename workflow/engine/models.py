@@ -109,10 +109,10 @@ def sha256_file(file: Path) -> str:
 
 
 def sha256_folder(folder: Path) -> str:
-    """sha256 over the names and contents of all files directly in a checkpoint folder, manifest aside."""
+    """sha256 over names and contents of all files directly in a checkpoint folder, manifest and hidden ones aside."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.name != "manifest.json":
+        if file.is_file() and file.name != "manifest.json" and not file.name.startswith("."):  # Snakemake leaves one
             digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = "1.1.1"
+SCHEMA_VERSION = "1.1.2"
 TRACKED = ("baselines", "config", "eval", "lisa", "workflow")  # a method file that git does not know counts as a change
 ROOT = Path(__file__).parents[2]
 # of the engine, what predicts and measures steps, or evaluates: a change of it trains nothing again
@@ -67,7 +67,9 @@ def sources(*patterns: str) -> list[Path]:
 def method_files(method: str) -> list[Path]:
     """Sources that decide what a run of this method does: lisa, the engine, what it imports of baselines."""
     engine = [file for file in sources("workflow/engine/*.py") if file.name not in NO_TRAINING]
-    return sorted([*sources("lisa/*.py", "workflow/stages/train.py"), *_own_files(method), *engine])
+    training = ("train", "continue_pretraining")
+    stages = sources("workflow/continual_pretraining.py", *(f"workflow/stages/{name}.py" for name in training))
+    return sorted([*sources("lisa/*.py"), *stages, *_own_files(method), *engine])
 
 
 def _own_files(method: str) -> set[Path]:

@@ -2,12 +2,14 @@
 import os
 
 from eval.judge_settings import shown_address
+from workflow.continual_pretraining import FOLDER, continues, phase_of
 from workflow.experiment import baseline_of, first_run
 from workflow.places import benchmarks_folder, data_folder, model_folder
 from workflow.stages.leaks import forget_former_leak
 
 RUN = f"{RESULTS}/{{model}}/{{data}}/{{method}}/{{variant}}/seed{{seed}}"
 LOGS = f"logs/{NAME}/{{model}}/{{data}}/{{method}}/{{variant}}/seed{{seed}}"
+CONTINUED = f"{RUN}/{FOLDER}"  # of a run that pretrains continually
 RUNS = {run["path"]: run for run in EXPERIMENT["runs"]}
 DATA_MANIFEST = str(data_folder(EXPERIMENT) / "manifest.json")
 LOADING_CODE = [
@@ -106,13 +108,26 @@ def model_manifest(wildcards):
     return MODEL_MANIFESTS[wildcards.model]
 
 
+def continued_record(wildcards):
+    """The record of a run's continual pretraining; nothing where it has none."""
+    return f"{CONTINUED}/run.json" if continues(EXPERIMENT, RUNS[run_path(wildcards)]) else []
+
+
 def train_settings(wildcards):
     """All that decides a run's training; a change of it, or of the code, runs it again."""
-    keys = ("training", "prompt_format", "device", "threads")
-    return {key: EXPERIMENT[key] for key in keys} | {
-        "run": RUNS[run_path(wildcards)],
-        "code": CODE[wildcards.method],
-    }
+    return training_settings(EXPERIMENT, RUNS[run_path(wildcards)])
+
+
+def continual_settings(wildcards):
+    """All that decides a run's continual pretraining, which is not how it is fine-tuned."""
+    settings = training_settings(*phase_of(EXPERIMENT, RUNS[run_path(wildcards)]))
+    return {key: value for key, value in settings.items() if key != "prompt_format"}
+
+
+def training_settings(experiment, run):
+    """All that decides a training with the settings of this experiment and run."""
+    keys = ("training", "continual_pretraining", "prompt_format", "device", "threads")
+    return {key: experiment[key] for key in keys} | {"run": run, "code": CODE[run["method"]]}
 
 
 def all_runs(file):

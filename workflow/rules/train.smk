@@ -5,6 +5,7 @@ rule train:
     input:
         data=DATA_MANIFEST,
         model=model_manifest,
+        continued=continued_record,
     output:
         *NORMS_OF_A_RUN,
         record=f"{RUN}/run.json",

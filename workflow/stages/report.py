@@ -15,7 +15,8 @@ from workflow.experiment import load
 from workflow.stages import parser, results_folder, stage_main
 
 UNFINISHED = ("failed", "missing")
-ASKED = ("mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "tasks", "published", "limits")
+ASKED = ("continual_pretraining", "mt_bench_categories", "pairwise", "forgetting", "noise", "overlap", "tasks")
+ASKED += ("published", "limits")
 
 
 def main() -> None:
@@ -87,6 +88,7 @@ def main_tables(experiment: dict[str, Any], rows: list[Any]) -> list[tuple[list[
 def asked_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> list[tuple[list[Any], Any]]:
     """The tables of what an experiment may ask for, each only where there is something to put into it."""
     from eval import present, tables
+    from eval.continual_table import continued, continued_table
     from eval.forgetting_table import forgetting, forgetting_table
     from eval.limits import limits, limits_table
     from eval.mt_bench_tables import categories, categories_table
@@ -99,6 +101,7 @@ def asked_tables(experiment: dict[str, Any], rows: list[Any], results: Path) -> 
     leaks = read_leaks(results)
     compared = tables.comparison(rows, experiment)
     made = [
+        (continued(rows, experiment), lambda lines: continued_table(lines, experiment)),
         (categories(rows, experiment), lambda lines: categories_table(lines, experiment)),
         (pairwise(rows, experiment), lambda lines: pairwise_table(lines, experiment)),
         (forgetting(rows, experiment), lambda lines: forgetting_table(lines, experiment)),
