@@ -32,9 +32,8 @@ OTHERS = {  # every file of config/ besides the default
     "lisa_variants.yaml",
     "weight_norms.yaml",
     "memory_cpu.yaml",
-    "paper/table2_accuracy.yaml",
-    "paper/table1_memory.yaml",
-    "paper/figure4_iteration_time.yaml",
+    "continual_pretraining.yaml",
+    *(f"paper/{file.name}" for file in (ROOT / "config/paper").glob("*.yaml")),
 }
 
 

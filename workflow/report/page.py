@@ -23,7 +23,7 @@ from workflow.report.drawing import Figure, styles
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-DERIVED = ("runs", "cells", "prepared")
+DERIVED = ("runs", "cells", "prepared", "card_bytes")
 MOST_FOLDED_ROWS = 1500  # about 0.7 MB of the page
 HIDDEN = ("packages", "code_sha256")  # of the environment's table: shown apart, and different for each method
 

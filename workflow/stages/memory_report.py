@@ -1,8 +1,8 @@
 """Compile a memory experiment: tables/{memory,ablation,speed}.{csv,md} and report.html from what its cells left behind.
 
 Predictions stand in the experiment's results; measurements there and under results/reference/<device>/. Where published
-tables are named, tables/{reproduction,slopes} hold them against ours. A cell without a prediction has its row, but the
-stage then ends with a non-zero code that names it, unless --partial says that this is known.
+tables are named, tables/{reproduction,slopes,parts} hold them against ours. A cell without a prediction has its row,
+but the stage then ends with a non-zero code that names it, unless --partial says that this is known.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_tables(experiment: dict[str, Any], cells: list[Any], folder: Path) -> 
     from eval import memory_present as present
     from eval import memory_tables as tables
     from eval.memory_cells import devices
-    from eval.reproduction import reproduction, slopes
+    from eval.reproduction import parts, reproduction, slopes
     from eval.tables import write_csv
     from eval.text import to_markdown
     from workflow.report.memory_page import Made
@@ -57,13 +57,15 @@ def write_tables(experiment: dict[str, Any], cells: list[Any], folder: Path) -> 
         "ablation": Made(rows["ablation"], present.ablation_table(rows["ablation"], experiment, found)),
         "speed": Made(rows["speed"], present.speed_table(rows["speed"], experiment, found)),
     }
-    beside, steps = reproduction(cells, experiment), slopes(cells, experiment)
-    for name in ("reproduction", "slopes"):  # they go with the published table that they were made from
+    beside, steps, components = (make(cells, experiment) for make in (reproduction, slopes, parts))
+    for name in ("reproduction", "slopes", "parts"):  # they go with the published table that they were made from
         for suffix in ("csv", "md"):
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     if beside:
         made["reproduction"] = Made(beside, present.reproduction_table(beside, experiment, found))
         made["slopes"] = Made(steps, present.slopes_table(steps, experiment))
+    if components:
+        made["parts"] = Made(components, present.parts_table(components, experiment))
     for name, (lines, table) in made.items():
         write_csv(lines, folder / f"{name}.csv")
         (folder / f"{name}.md").write_text(to_markdown(table), encoding="utf-8")
