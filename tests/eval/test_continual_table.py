@@ -105,7 +105,9 @@ def test_the_stage_writes_the_table_and_takes_it_away_with_the_key(plan, tree, p
     file = tree / "tables/continual_pretraining.csv"
     report(plan, tree)
     assert len(file.read_text().splitlines()) == 1 + len(pretrained)
-    assert "Continual pretraining, before the fine-tuning" in (tree / "report.html").read_text()
+    page = (tree / "report.html").read_text()
+    assert "Continual pretraining, before the fine-tuning" in page
+    assert "Before it, every method that trains was trained on org/pages (12,800 tokens)." in page
     del plan["continual_pretraining"]
     report(plan, tree)
     assert not file.exists()

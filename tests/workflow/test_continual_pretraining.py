@@ -11,10 +11,11 @@ import pytest
 from tests.workflow.experiments import small
 from workflow.continual_pretraining import LOOP, continues, named, phase_of, training_of
 from workflow.engine.errors import InputError
+from workflow.engine.records import write_json
 from workflow.experiment import find_run, resolve
-from workflow.places import benchmarks_folder, data_folder, text_folder
+from workflow.places import benchmarks_folder, data_folder, model_folder, text_folder
 from workflow.stages.continue_pretraining import PretrainingAttempt, continue_pretraining
-from workflow.stages.train import Attempt, read_continued
+from workflow.stages.train import Attempt, read_continued, train_run
 
 PHASE = {"file": "corpus/text.txt.gz", "epochs": 2, "batch_size": 3, "accumulation_steps": 5, "sequence_length": 16}
 LISA = "tiny/sums/lisa/default/seed0"
@@ -112,6 +113,21 @@ def test_a_pretraining_of_other_settings_is_refused(tmp_path: Path) -> None:
     record = {"settings": {"continual_pretraining": asked["continual_pretraining"]}}
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert read_continued(asked, tmp_path) == record
+
+
+def test_out_of_memory_in_the_phase_is_the_runs_result_and_nothing_is_loaded(tmp_path: Path) -> None:
+    asked = experiment(prepared_root=str(tmp_path / "prepared"), device="cpu")
+    write_json(model_folder(asked, "tiny") / "manifest.json", {"revision": None, "sha256": "0" * 64, "folder": "none"})
+    phase = PretrainingAttempt(asked, lisa(asked), tmp_path / "run").record
+    ended = {"status": "oom", "phase": "train", "error": "OutOfMemoryError: 2 GiB"}
+    ended |= {"settings": {"continual_pretraining": asked["continual_pretraining"]}}
+    write_json(tmp_path / "run/continued/run.json", phase | ended)
+    train_run(asked, lisa(asked), tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert (record["status"], record["phase"], record["memory"]) == ("oom", "continual_pretraining", None)
+    assert record["error"] == "nothing to fine-tune: ended as oom (train: OutOfMemoryError: 2 GiB)"
+    assert record["continual_pretraining"]["status"] == "oom"
+    assert [*(tmp_path / "run/model").iterdir()] == [] and (tmp_path / "run/log.jsonl").read_text() == ""
 
 
 def test_both_attempts_resume_under_their_own_settings_only(tmp_path: Path) -> None:

@@ -105,6 +105,6 @@ class Packed(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         ids = self.rows[index].tolist()
         return Example(ids, ids)

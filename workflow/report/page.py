@@ -15,7 +15,7 @@ from typing import Any
 
 from eval.benchmarks import BENCHMARKS
 from eval.collect import Row, panels
-from eval.conditions import WORLD_NOTE, conditions, distinct
+from eval.conditions import WORLD_NOTE, conditions, distinct, thousands
 from eval.present import RULE_BASED_NOTE
 from eval.text import Table
 from workflow.report import figures
@@ -103,11 +103,20 @@ def summary(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     beside = ", beside the untouched model (vanilla)" if "vanilla" in methods.split(" / ") else ""
     return [
         f"{models} fine-tuned on {data} by {listed(trained) or 'no method'}{beside}.",
+        *_continued(where),
         f"Training: {length} of {window}, at most {training.get('sequence_length', '?')} tokens each; "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {where['precision']}; {where['device']}.",
         _evaluated(experiment),
         f"{sum(run.status == 'ok' for run in runs)} of {len(runs)} runs are complete.",
     ]
+
+
+def _continued(where: Mapping[str, Any]) -> list[str]:
+    """What the methods were trained on before, where they were."""
+    if not where.get("continual_pretraining"):
+        return []
+    tokens = thousands(where["continual_pretraining_tokens"] or "unknown")
+    return [f"Before it, every method that trains was trained on {where['continual_pretraining']} ({tokens} tokens)."]
 
 
 def _evaluated(experiment: Mapping[str, Any]) -> str:
