@@ -31,6 +31,7 @@ else:
     include: "workflow/rules/runs.smk"
     include: "workflow/rules/prepare.smk"
     include: "workflow/rules/leaks.smk"
+    include: "workflow/rules/continue_pretraining.smk"
     include: "workflow/rules/train.smk"
     include: "workflow/rules/tune.smk"
     include: "workflow/rules/evaluate.smk"

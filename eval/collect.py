@@ -86,6 +86,16 @@ class Run:
         return self.mt_bench if self.mt_bench.get("status") == "ok" else {}
 
     @property
+    def never_ran(self) -> bool:
+        """Whether it left nothing at all, not even a record of other settings."""
+        return self.status == "missing" and not self.record and not self.foreign
+
+    @property
+    def continued(self) -> Json:
+        """What the record says of continual pretraining before the fine-tuning, empty where there was none."""
+        return self.record.get("continual_pretraining") or {}
+
+    @property
     def forgetting(self) -> Json:
         """Perplexities on general text after fine-tuning, empty where they were not asked for."""
         return (self.scores.get("general_text") or {}) if self.scores.get("status") == "ok" else {}

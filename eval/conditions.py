@@ -16,11 +16,14 @@ WORLD_NOTE = (
 )
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "galore-torch", "apollo-torch")
 PACKAGES += ("lm-eval", "datasets")
+UNKNOWN = "unknown"
 
 
 def conditions(runs: Iterable[Run], experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that close every CSV: where and from what the numbers of these runs come."""
-    return {"experiment": experiment["name"], **of_records(run.record for run in runs if run.record)}
+    runs = list(runs)
+    before = _continued(runs) if experiment.get("continual_pretraining") else {}
+    return {"experiment": experiment["name"], **of_records(run.record for run in runs if run.record), **before}
 
 
 def of_records(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -39,6 +42,15 @@ def of_records(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "git_dirty": any(environment.get("git_dirty") for environment in environments) if environments else None,
         "first_started": dates[0] if dates else None,
         "last_started": dates[-1] if dates else None,
+    }
+
+
+def _continued(runs: Iterable[Run]) -> dict[str, Any]:
+    """What the runs were pretrained on before their fine-tuning, and on how many tokens; None where they were not."""
+    found = [run.continued for run in runs if run.continued]
+    return {
+        "continual_pretraining": distinct(told["data"]["name"] for told in found),
+        "continual_pretraining_tokens": distinct(told["data"]["train_tokens"] for told in found),
     }
 
 
@@ -85,7 +97,7 @@ def judge_name(judge: Mapping[str, Any]) -> str:
 def conditions_notes(rows: list[dict[str, Any]], experiment: Mapping[str, Any]) -> list[str]:
     """Experiment, device, precision, packages, commit and dates, as all the rows together have them."""
     found = {key: _joined(row[key] for row in rows) for key in ("device", "threads", "precision", "git_commit")}
-    packages = distinct_packages(row["packages"] for row in rows) or "unknown"
+    packages = distinct_packages(row["packages"] for row in rows) or UNKNOWN
     dirty = " with uncommitted changes" if any(row["git_dirty"] for row in rows) else ""
     dates = sorted(row[key] for row in rows for key in ("first_started", "last_started") if row[key])
     period = " to ".join(dict.fromkeys(_minute(date) for date in (dates[0], dates[-1]))) if dates else "never"
@@ -95,7 +107,25 @@ def conditions_notes(rows: list[dict[str, Any]], experiment: Mapping[str, Any]) 
         f"Experiment {experiment['name']}. Device: {found['device']}; CPU threads a run: {found['threads']}; "
         f"precision: {found['precision']}.",
         f"Packages: {packages}. Commit {found['git_commit']}{dirty}. Runs started: {period}.",
+        *_continued_notes(rows),
     ]
+
+
+def _continued_notes(rows: list[dict[str, Any]]) -> list[str]:
+    """That rows were pretrained continually, without which their scores are not to be read."""
+    text, tokens = (_joined(row.get(f"continual_pretraining{key}") for row in rows) for key in ("", "_tokens"))
+    if text == UNKNOWN:
+        return []
+    return [
+        f"Continual pretraining: every method that trains was first trained on {text} ({thousands(tokens)} tokens); "
+        "then a fresh instance of it fine-tuned the merged checkpoint. Memory and speed are the fine-tuning's. Vanilla "
+        "is the base model."
+    ]
+
+
+def thousands(counts: str) -> str:
+    """`1500000 / 1400000` as people read it."""
+    return " / ".join(f"{int(count):,}" if count.isdigit() else count for count in counts.split(" / "))
 
 
 def _minute(date: str) -> str:
@@ -105,4 +135,4 @@ def _minute(date: str) -> str:
 
 def _joined(values: Iterable[str | None]) -> str:
     """Distinct values in order; one that is itself a list of values counts each of them once."""
-    return distinct(part for value in values if value for part in value.split(" / ")) or "unknown"
+    return distinct(part for value in values if value for part in value.split(" / ")) or UNKNOWN

@@ -46,6 +46,7 @@ def memory_table(rows: list[TableRow], experiment: Mapping[str, Any], devices: l
         *([Column("Published (G)", _marked("published", rows))] if compared else []),
         Column(f"Predicted ({unit})", numeral("predicted_peak_bytes")),
         *([Column("Predicted over published (%)", signed("predicted_over_published_percent", 1))] if compared else []),
+        *_card_columns(experiment),
         *_measured_columns(devices, unit, numeral),
         *(Column(f"{_words(role)} ({unit})", numeral(f"{role}_bytes")) for role in COMPONENTS),
         Column("Peak in", plain("peak_phase"), numeric=False),
@@ -65,6 +66,15 @@ def memory_table(rows: list[TableRow], experiment: Mapping[str, Any], devices: l
         *_reasons(rows),
     ]
     return build("memory", f"{experiment['name']}: memory", columns, rows, notes, _conditions(rows, experiment))
+
+
+def _card_columns(experiment: Mapping[str, Any]) -> list[Column]:
+    """Whether the experiment's card holds the predicted peak; none without a card."""
+    if experiment.get("card_bytes") is None:
+        return []
+    title = f"Fits {experiment['card']} ({experiment['card_bytes'] / GB:.1f} GB for a process)"
+    words = {None: EMPTY, True: "yes", False: "no"}
+    return [Column(title, lambda row: words[row["fits_card"]], numeric=False)]
 
 
 def ablation_table(rows: list[TableRow], experiment: Mapping[str, Any], devices: list[str]) -> Table:
@@ -145,6 +155,26 @@ def reproduction_table(rows: list[TableRow], experiment: Mapping[str, Any], devi
         *_footnotes(rows, "note"),
     ]
     return build("reproduction", f"{experiment['name']}: published peaks", columns, failed, notes, ())
+
+
+def parts_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:
+    """Every published component with its verdict."""
+    columns = [
+        *(Column(name.capitalize(), plain(name), numeric=False) for name in ("model", "method", "variant")),
+        Column("Component", lambda row: _words(row["component"]), numeric=False),
+        Column("Published (G)", _marked("published", rows, "note")),
+        Column("Predicted (GB)", number("predicted_gb", 2)),
+        Column("Error, G is GB (%)", signed("error_percent", 1)),
+        Column("Verdict", plain("verdict"), numeric=False),
+        Column("Our cell", plain("our_cell"), numeric=False),
+    ]
+    marked = [row | {"status": "failed" if row["verdict"] == NEITHER else "ok"} for row in rows]
+    notes = [
+        f"Reproduces: ours is within {TOLERANCE_PERCENT} % of the figure, or within its rounding. Predicted: the most "
+        "of the component at any moment of a step, which need not be the moment of the peak.",
+        *_footnotes(rows, "note"),
+    ]
+    return build("parts", f"{experiment['name']}: published components", columns, marked, notes, ())
 
 
 def slopes_table(rows: list[TableRow], experiment: Mapping[str, Any]) -> Table:

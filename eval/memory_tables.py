@@ -41,6 +41,7 @@ def memory(cells: Iterable[MemoryCell], experiment: Mapping[str, Any]) -> list[T
             "predicted_peak_bytes": cell.peak_bytes,
             "predicted_peak_gb": times(cell.peak_bytes, 1 / GB),
             "predicted_peak_gib": times(cell.peak_bytes, 1 / GIB),
+            **_card(cell, experiment),
             **{key: value for device in found for key, value in _measured(cell, device).items()},
             "peak_phase": cell.simulated.get("phase"),
             "peak_operator": cell.simulated.get("operator"),
@@ -130,6 +131,12 @@ def _identity(cell: MemoryCell) -> TableRow:
         "status": cell.status,
         "reason": cell.reason or None,
     }
+
+
+def _card(cell: MemoryCell, experiment: Mapping[str, Any]) -> TableRow:
+    """Whether the predicted peak is no more than a process has on the experiment's card; nothing if it names none."""
+    size, peak = experiment.get("card_bytes"), cell.peak_bytes
+    return {} if size is None else {"card_bytes": size, "fits_card": None if peak is None else peak <= size}
 
 
 def _published(cell: MemoryCell, published: list[Cell]) -> TableRow:

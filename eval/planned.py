@@ -17,6 +17,7 @@ LENGTHS = ("steps", "epochs")  # of `training`: exactly one is given
 SHA256_DIGITS = 64
 SHARED = ("training.", "prompt_format")  # names of what all runs of an experiment share
 LOOKS = ("evaluate_every_steps", "weight_norms_every_steps")  # of `training`: trials look once, at the end
+BEFORE = "continual_pretraining"  # what precedes a run's fine-tuning; a record that knows no such setting had nothing
 
 
 def planned_settings(run: Json, experiment: Json) -> Json:
@@ -28,7 +29,7 @@ def planned_settings(run: Json, experiment: Json) -> Json:
     apart = (*OWN, *LOOKS) if "trial" in run else OWN
     shared = {f"training.{key}": value for key, value in training.items() if key not in apart}
     style = {key: experiment[key] for key in ("prompt_format",) if key in experiment}
-    return json.loads(json.dumps(_of_method(run) | shared | style))
+    return json.loads(json.dumps(_of_method(run) | shared | style | {BEFORE: experiment.get(BEFORE)}))
 
 
 def difference(record: Json, plan: Json) -> str | None:
@@ -36,6 +37,9 @@ def difference(record: Json, plan: Json) -> str | None:
     settings = record["settings"]
     shared = {name: name.removeprefix("training.") for name in plan if name.startswith(SHARED)}
     recorded = {name: settings[key] for name, key in shared.items() if key in settings} | _of_method(record["method"])
+    recorded |= {
+        BEFORE: settings.get(BEFORE) if settings else plan.get(BEFORE)
+    }  # a run that failed at once says nothing
     for name in dict.fromkeys([*plan, *recorded]):
         stated = name in recorded or name not in shared
         if stated and recorded.get(name) != plan.get(name):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.benchmarks import BENCHMARKS, SUITES
-from eval.conditions import conditions_notes, distinct
+from eval.conditions import conditions_notes, distinct, thousands
 from eval.mt_bench_tables import capped_words, interval_notes, usage_words
 from eval.protocols import CUT_NOTE, label
 from eval.rounding import NO_FLOOR_NOTE, ROUNDING_NOTE, decimals
@@ -37,6 +37,9 @@ TUNED_NOTE = (
     "Learning rates were chosen for each row by {trials} trials, the same number for all, on records and seeds that no "
     "table but that of the tuning uses."
 )
+PRETRAINED = Column(
+    "Continual pretraining (tokens)", lambda row: thousands(row.get("continual_pretraining_tokens") or EMPTY)
+)
 RULE_BASED_NOTE = (
     "MT-Bench was rated by a rule-based judge, a small program that uses no language model. "
     "Its ratings do not compare with published MT-Bench scores."
@@ -57,6 +60,7 @@ def methods_table(rows: list[TableRow], experiment: Mapping[str, Any], verdicts:
         Column("Trained (parameters)", number("trainable_parameters", 0)),
         Column("Trained (% of model)", number("trainable_percent", 2)),
         Column(f"State at the end ({unit})", memory("optimizer_state_bytes")),
+        PRETRAINED,
         Column("Status", _stopped, numeric=False),
     ]
     notes = [
@@ -85,6 +89,7 @@ def comparison_table(rows: list[TableRow], experiment: Mapping[str, Any], verdic
         Column("Trainable parameters", number("trainable_parameters", 0)),
         Column(f"Peak memory ({unit})", memory("peak_memory_bytes")),
         Column("Tokens/s", number("tokens_per_s", 0)),
+        PRETRAINED,
         Column("Status", plain("status"), numeric=False),
     ]
     notes = [

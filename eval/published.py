@@ -2,12 +2,14 @@
 
 `published_tables()` names the tables, `load(name)` reads one, `find(cells, ...)` picks the cell that a row answers to.
 A cell's `hyperparameters` (`rank=128;...`, in our methods' own names) must agree with a run's for the two to be
-compared; a key the paper leaves open is not named.
+compared; a key the paper leaves open is not named. A cell without a value has a word in its place, with which its note
+begins: OOM, or `not at hand` where the paper has a number that we could not read.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,17 @@ from eval import EvaluationError
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "published"
 TEXTS = ("paper", "version", "table", "model", "method", "variant", "metric", "unit", "note")
 COLUMNS = [*TEXTS[:6], "hyperparameters", "metric", "value", "unit", "note"]
+SHOTS = re.compile(r"(\d+|zero)-shot")  # in notes
+WRITTEN = (
+    "the paper's model writes its answer, in which the option is searched; lm-eval compares the options' likelihoods"
+)
+SEARCHED = "the paper asks and searches the written answer with code of its own, not lm-eval's"
+WRITING_PAPERS = ("BAdam (arXiv 2404.02827)", "DoRA (arXiv 2402.09353)")  # whose models write all their answers
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed number; `value` is None where the paper prints a word such as OOM, which `note` then begins with."""
+    """One printed number, or the word in its place (`value` is None)."""
 
     paper: str
     version: str
@@ -36,6 +44,18 @@ class Cell:
     printed: str
     unit: str
     note: str
+
+    @property
+    def shots(self) -> int | None:
+        """Demonstrations in the prompt, where the note says how many."""
+        found = SHOTS.search(self.note)
+        return None if found is None else 0 if found[1] == "zero" else int(found[1])
+
+    def asked_otherwise(self, writes: bool) -> str | None:
+        """Why a score is not of lm-eval's measurement; `writes`: in lm-eval too the model writes its answer."""
+        if self.paper not in WRITING_PAPERS:
+            return None
+        return SEARCHED if writes else WRITTEN
 
 
 def published_tables(folder: Path = FOLDER) -> list[str]:

@@ -1,13 +1,14 @@
 """Which published memory and time figures a memory experiment reproduces, and what the data say of those it does not.
 
     reproduction(cells, experiment)   # every published peak beside ours, with a verdict
+    parts(cells, experiment)          # every published component (weights, gradients, optimizer state) likewise
     slopes(cells, experiment)         # the published differences between the rows of a method beside ours
     remarks(cells, experiment)        # what follows from both and from the FLOPs, as sentences
 
-A peak reproduces when ours lies within TOLERANCE_PERCENT of it: at 7B the context, work space and fragmentation that a
-printed figure may hold, and ours does not, come to about as much. The papers print "G", which may be GB (1e9 bytes) or
-GiB (7 % more); ours is held against both readings, and the verdict names the one that fits. Nothing here is known
-beforehand but the published files: every sentence is computed.
+A figure reproduces when ours lies within TOLERANCE_PERCENT of it, or within its rounding: at 7B the context, work space
+and fragmentation that a printed peak may hold, and ours does not, come to about as much. The papers print "G", which
+may be GB (1e9 bytes) or GiB (7 % more); ours is held against both readings, and the verdict names the one that fits.
+Nothing here is known beforehand but the published files: every sentence is computed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ from eval.text import GB
 TOLERANCE_PERCENT = 10
 BOTH, AS_GB, AS_GIB, NEITHER = ("reproduces", "reproduces if G is GB", "reproduces if G is GiB", "does not reproduce")
 REPRODUCED = (BOTH, AS_GB, AS_GIB)
+PARTS = {  # metrics of published components: our roles
+    "weights_memory": "weights",
+    "gradients_memory": "gradients",
+    "optimizer_state_memory": "optimizer_state",
+}
 CARDS = re.compile(r"(\d+) (?:x|cards with) (\d+) GB")  # in the notes of published cells
 
 Pair = tuple[Cell, MemoryCell]
@@ -49,7 +55,17 @@ def reproduction(cells: Iterable[MemoryCell], experiment: Mapping[str, Any]) -> 
     found, table = devices(cells), []
     for theirs in _peaks(experiment):
         answers: list[MemoryCell | None] = [c for c in cells if c.base and published_cell(c, [theirs], theirs.metric)]
-        table += [_beside(theirs, ours, _varied(cells, ours), found) for ours in answers or [None]]
+        table += [_beside(theirs, ours, _varied(cells, ours), found, experiment) for ours in answers or [None]]
+    return table
+
+
+def parts(cells: Iterable[MemoryCell], experiment: Mapping[str, Any]) -> list[TableRow]:
+    """Every published component beside the most that ours has of it during a step, as `reproduction` has the peaks."""
+    base, table = [cell for cell in cells if cell.base], []
+    for theirs in published_cells(experiment):
+        if theirs.metric in PARTS:
+            answers = [cell for cell in base if published_cell(cell, [theirs], theirs.metric)]
+            table += [_part(theirs, ours) for ours in answers or [None]]
     return table
 
 
@@ -93,17 +109,17 @@ def _pairs(cells: Iterable[MemoryCell], experiment: Mapping[str, Any]) -> list[P
 # --- a published peak beside ours
 
 
-def _beside(theirs: Cell, ours: MemoryCell | None, varied: list[MemoryCell], found: list[str]) -> TableRow:
+def _beside(
+    theirs: Cell, ours: MemoryCell | None, varied: list[MemoryCell], found: list[str], experiment: Mapping[str, Any]
+) -> TableRow:
     peak = ours.peak_bytes if ours else None
     closest = _closest(theirs, varied)
     return {
-        **{name: getattr(theirs, name) for name in ("paper", "version", "table", "model", "method", "variant")},
-        "published": theirs.printed,
-        "unit": theirs.unit,
+        **_published(theirs),
         "predicted_peak_gb": times(peak, 1 / GB),
         "predicted_peak_gib": times(peak, 1 / GIB),
         **dict(zip(("error_percent", "error_if_gib_percent"), _errors(theirs, peak), strict=True)),
-        "verdict": verdict(theirs, ours),
+        "verdict": verdict(theirs, ours, experiment),
         "closest_setting": closest.planned["setting"] if closest else None,
         "closest_error_percent": _errors(theirs, closest.peak_bytes)[0] if closest else None,
         **{f"measured_{slug(d)}_error_percent": _errors(theirs, _allocated(ours, d))[0] for d in found},
@@ -113,22 +129,54 @@ def _beside(theirs: Cell, ours: MemoryCell | None, varied: list[MemoryCell], fou
     }
 
 
-def verdict(theirs: Cell, ours: MemoryCell | None) -> str:
+def _published(theirs: Cell) -> TableRow:
+    names = ("paper", "version", "table", "model", "method", "variant")
+    return {**{name: getattr(theirs, name) for name in names}, "published": theirs.printed, "unit": theirs.unit}
+
+
+def _part(theirs: Cell, ours: MemoryCell | None) -> TableRow:
+    role = PARTS[theirs.metric]
+    size = ours.simulated.get("largest", {}).get(role) if ours else None
+    return {
+        **_published(theirs),
+        "component": role,
+        "predicted_gb": times(size, 1 / GB),
+        "predicted_gib": times(size, 1 / GIB),
+        **dict(zip(("error_percent", "error_if_gib_percent"), _errors(theirs, size), strict=True)),
+        "verdict": "no cell of ours" if ours is None else "not simulated" if size is None else _reading(theirs, size),
+        "our_cell": ours.path if ours else None,
+        "status": ours.status if ours else "not run",
+        "note": theirs.note or None,
+    }
+
+
+def verdict(theirs: Cell, ours: MemoryCell | None, experiment: Mapping[str, Any]) -> str:
     """Whether ours is the published figure, or why that cannot be asked."""
     if ours is None:
         return "no cell of ours"
     if ours.peak_bytes is None:
         return "not simulated"
     if theirs.value is None:
-        return _out_of_memory(theirs, ours.peak_bytes)
+        return _out_of_memory(theirs, ours.peak_bytes, experiment)
     if not_compared(theirs):
         return "not compared: per card"
-    as_gb, as_gib = (abs(error or 0) <= TOLERANCE_PERCENT for error in _errors(theirs, ours.peak_bytes))
+    return _reading(theirs, ours.peak_bytes)
+
+
+def _reading(theirs: Cell, size: int) -> str:
+    """Whether a size is the published figure, in which reading of its unit."""
+    slack = max(rounding(theirs.printed), TOLERANCE_PERCENT / 100 * (theirs.value or 0))
+    as_gb, as_gib = (abs(size / unit - (theirs.value or 0)) <= slack for unit in (GB, GIB))
     return {(True, True): BOTH, (True, False): AS_GB, (False, True): AS_GIB, (False, False): NEITHER}[as_gb, as_gib]
 
 
-def _out_of_memory(theirs: Cell, peak_bytes: int) -> str:
-    cards = CARDS.search(theirs.note)
+def _out_of_memory(theirs: Cell, peak_bytes: int, experiment: Mapping[str, Any]) -> str:
+    cards, card_bytes = CARDS.search(theirs.note), experiment.get("card_bytes")
+    if cards is None and card_bytes and theirs.printed == "OOM":
+        card = f"{experiment['card']} ({card_bytes / GB:.1f} GB)"
+        return (
+            f"OOM not explained: it would fit {card}" if peak_bytes <= card_bytes else f"OOM agrees: more than {card}"
+        )
     if cards is None:
         return f"published {theirs.printed}"
     number, size_gb = map(int, cards.groups())
@@ -190,7 +238,8 @@ def _counts(rows: list[TableRow]) -> list[str]:
     compared = [row for row in rows if row["verdict"] in (*REPRODUCED, NEITHER)]
     same = sum(row["verdict"] in REPRODUCED for row in compared)
     rest = len(rows) - len(compared)
-    others = f"; {rest} are not compared (out of memory, per card of several, or no prediction)" if rest else ""
+    why = "out of memory, a lower bound, per card of several, or no prediction"
+    others = f"; {rest} are not compared ({why})" if rest else ""
     as_gb, as_gib = (sum(row["verdict"] in (BOTH, one) for row in compared) for one in (AS_GB, AS_GIB))
     return [
         f"{same} of {len(compared)} compared peaks are within {TOLERANCE_PERCENT} % of the published figure in one "

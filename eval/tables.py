@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import BENCHMARKS
+from eval.benchmarks import BENCHMARKS, SUITES
 from eval.collect import Row, Run, dig, panels
 from eval.conditions import conditions
 from eval.mt_bench_tables import mt_bench_columns
@@ -261,48 +261,57 @@ def _published_scores(row: Row, scored: Iterable[Slot], cells: list[Cell], exper
         metric = "mt_bench_without_coding" if judged else slot.metric
         unit, factor = ("points", 1) if judged else ("percent", 100)
         part, key = slot.part(row), slot.key + metric.removeprefix(slot.metric)
-        reason = not_compared(part, metric, experiment)
-        pair = _pair(row, cells, metric, part.estimate(metric).scaled(factor).value, reason)
-        if pair:
+        cell = _cell(row, cells, metric)
+        reason = not_compared(part, cell, experiment) if cell and cell.value is not None else None
+        pair = _pair(cell, part.estimate(metric).scaled(factor).value, reason)
+        if any(cell.metric == metric for cell in cells):
             columns |= {f"{key}_{name}_{unit}": value for name, value in pair.items()}
-            columns[f"{key}_not_compared"] = None if pair["published"] is None else reason
+            columns[f"{key}_not_compared"] = reason
     return columns
 
 
 def _published_memory(row: Row, cells: list[Cell]) -> TableRow:
-    peak_gb = times(row.largest("memory", "phases", "train"), 1 / GB)
-    return {f"peak_memory_{name}_gb": value for name, value in _pair(row, cells, "peak_memory", peak_gb).items()}
-
-
-def _pair(row: Row, cells: list[Cell], metric: str, ours: float | None, reason: str | None = None) -> TableRow:
-    """`published` and `difference`; empty if no named table holds the metric; no difference with a reason against."""
-    if not any(cell.metric == metric for cell in cells):
+    if not any(cell.metric == "peak_memory" for cell in cells):
         return {}
-    cell = find(cells, row.published_as, row.first.method, row.first.hyperparameters, metric)
+    peak_gb = times(row.largest("memory", "phases", "train"), 1 / GB)
+    pair = _pair(_cell(row, cells, "peak_memory"), peak_gb)
+    return {f"peak_memory_{name}_gb": value for name, value in pair.items()}
+
+
+def _cell(row: Row, cells: list[Cell], metric: str) -> Cell | None:
+    return find(cells, row.published_as, row.first.method, row.first.hyperparameters, metric)
+
+
+def _pair(cell: Cell | None, ours: float | None, reason: str | None = None) -> TableRow:
+    """`published` and `difference`; no difference with a reason against."""
     value = cell.value if cell else None
     compared = ours is not None and value is not None and reason is None
     difference = ours - value if compared else None  # type: ignore[operator]
     return {"published": value, "difference": difference}
 
 
-def not_compared(row: Row, metric: str, experiment: Mapping[str, Any]) -> str | None:
+def not_compared(row: Row, cell: Cell, experiment: Mapping[str, Any]) -> str | None:
     """Why our score is not the published measurement, e.g. `partial: first 40 items`; None if it is, or is absent."""
-    if metric in BENCHMARKS:
-        scored = [run for run in row.runs if metric in run.benchmarks]
-        reasons = [reason for run in scored for reason in _accuracy_deviations(run, metric)]
-    else:
-        scored = [run for run in row.runs if run.judged and metric.startswith("mt_bench")]
+    if cell.metric.startswith(MT_BENCH):
+        scored = [run for run in row.runs if run.judged]
         reasons = [reason for run in scored for reason in _mt_bench_deviations(run)]
+    else:
+        members = SUITES[cell.metric].members if cell.metric in SUITES else (cell.metric,)
+        scored = [run for run in row.runs if run.benchmarks.keys() >= {*members}]
+        reasons = [reason for run in scored for member in members for reason in _accuracy_deviations(run, member, cell)]
     generated = ["embedded world"] if scored and experiment.get("data_root") == "world" else []
     return "; ".join(dict.fromkeys([*generated, *reasons])) or None
 
 
-def _accuracy_deviations(run: Run, name: str) -> list[str]:
-    entry, published_shots = run.benchmarks[name], BENCHMARKS[name].shots
+def _accuracy_deviations(run: Run, name: str, cell: Cell) -> list[str]:
+    entry, benchmark = run.benchmarks[name], BENCHMARKS[name]
+    published_shots = benchmark.shots if cell.shots is None else cell.shots
+    otherwise = cell.asked_otherwise(writes=benchmark.metric == "exact_match")
     shots, extent = entry.get("shots"), extent_words(name, entry)
     partial = [] if entry.get("whole_benchmark") is True else [f"partial: {extent}" if extent else "partial"]
     cut, cap = cut_words(entry), entry.get("max_new_tokens")
     return [
+        *([otherwise] if otherwise else []),
         *partial,
         *([f"{cut} at the beginning, to the model's positions"] if cut else []),
         *([f"answers of at most {cap} new tokens, not the task's own cap"] if cap is not None else []),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eval.benchmarks import BENCHMARKS
+from eval.benchmarks import BENCHMARKS, SUITES
 from eval.collect import Row
 from eval.conditions import judges
 from eval.protocols import MT_BENCH, Slot, slots
@@ -48,7 +48,7 @@ def versus(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdict
 
 def _parts(metric: str, row: Row, rows: list[Row]) -> list[tuple[Row, Slot | None]]:
     """The row by protocol of the metric, as far as it has a score; all of it where there is no protocol or score."""
-    scored = MT_BENCH if metric.startswith(MT_BENCH) else metric if metric in BENCHMARKS else None
+    scored = MT_BENCH if metric.startswith(MT_BENCH) else metric if metric in (*BENCHMARKS, *SUITES) else None
     parts = [(slot.part(row), slot) for slot in (slots(rows, scored) if scored else []) if slot.protocol]
     return [(part, slot) for part, slot in parts if part.runs] or [(row, None)]
 
@@ -69,7 +69,7 @@ def _beside(
     ours = _ours(cell.metric, part, speedup) if part else Estimate()
     names = ("paper", "version", "table", "model", "method", "variant", "metric", "unit")
     both = cell.value is not None and ours.value is not None
-    reason = not_compared(part, cell.metric, experiment) if part and both else None
+    reason = not_compared(part, cell, experiment) if part and both else None
     difference = ours.value - cell.value if both and reason is None else None  # type: ignore[operator]
     interval = verdicts.columns(row, _key(cell.metric, slot), "ours") if row else dict.fromkeys(INTERVAL)
     return {
@@ -114,14 +114,14 @@ def _reproduces(cell: Cell, ours: Estimate, difference: float | None, interval: 
 
 def _status(row: Row | None, ours: Estimate) -> str:
     """`not run`, `not measured` (ran well, but the experiment does not measure this), else the row's own status."""
-    if row is None:
+    if row is None or all(run.never_ran for run in row.runs):
         return "not run"
     return "not measured" if ours.value is None and row.status == "ok" else row.status
 
 
 def _ours(metric: str, row: Row, speedup: float | None) -> Estimate:
     """Our value of a published metric, in the published unit."""
-    if metric in BENCHMARKS:
+    if metric in BENCHMARKS or metric in SUITES:
         return row.estimate(metric).scaled(100)
     if metric.startswith("mt_bench"):
         return row.estimate(metric)

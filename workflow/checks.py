@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from eval.general_text import SUFFIXES
 from eval.published import published_tables
 from workflow.engine.errors import InputError
 from workflow.engine.step_in_backward import check_step_in_backward
 from workflow.form import hint
+from workflow.places import DOWNLOADED
 
 RESERVED_NAMES = ("published", "reference")  # folders of results/ that git keeps
 
@@ -37,6 +40,20 @@ def check_published(config: dict[str, Any]) -> None:
     """The tables to show beside ours exist."""
     for index, table in enumerate(config["report"]["published"]):
         check_known(f"report.published[{index}]", "table", table, published_tables())
+
+
+def check_text_file(key: str, name: str, data_root: str, instead: str) -> None:
+    """It is the relative path of a text file below the data root, which is no download."""
+    file = Path(name)
+    if file.is_absolute() or ".." in file.parts or not file.name.endswith(SUFFIXES):
+        raise InputError(
+            f"{key}: {str(file)!r} is no path of a text file below the data root."
+            f" Legal: a relative path that ends in {' or '.join(SUFFIXES)}."
+        )
+    if data_root == DOWNLOADED:
+        raise InputError(
+            f"{key}: data_root 'hub' downloads no text files. Legal: {instead}, or a local folder as data_root."
+        )
 
 
 def check_heads(where: str, shape: dict[str, Any]) -> None:

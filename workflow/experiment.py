@@ -16,19 +16,20 @@ from typing import Any
 import baselines
 from eval import EvaluationError
 from eval.benchmarks import BENCHMARKS, SUITES, check_tasks, datasets_of, expand, requested
-from eval.general_text import SUFFIXES
+from workflow import continual_pretraining
 from workflow.checks import (
     check_heads,
     check_known,
     check_name,
     check_one_gradient_at_a_time,
     check_published,
+    check_text_file,
     check_unique,
 )
 from workflow.engine.errors import InputError
 from workflow.engine.shapes import check_room, positions, read_shape
 from workflow.form import completed, hint, read
-from workflow.places import DOWNLOADED, GENERATED, prepared
+from workflow.places import GENERATED, prepared
 from workflow.tuning import trials
 from workflow.variants import variants
 from workflow.world.benchmarks import GENERATED_DATA_SETS
@@ -116,7 +117,8 @@ def _check_meaning(config: dict[str, Any]) -> None:
     check_unique("models", config["models"])
     check_unique("data", config["data"])
     _check_models(config)
-    _check_training(config["training"])
+    _check_training("training", config["training"])
+    _check_continual_pretraining(config)
     _check_world_has(config)
     _check_machine(config["device"], config["evaluation"])
     _check_general_text(config)
@@ -156,6 +158,7 @@ def _check_revisions(config: dict[str, Any]) -> None:
     if config["data_root"] != "hub":
         return
     needed = {entry["dataset"] for entry in config["data"]} | set(datasets_of(config["evaluation"]["benchmarks"]))
+    needed |= {text["dataset"] for text in [config["continual_pretraining"]] if text is not None and "dataset" in text}
     missing = sorted(needed - set(config["dataset_revisions"]))
     if missing:
         raise InputError(
@@ -164,16 +167,22 @@ def _check_revisions(config: dict[str, Any]) -> None:
         )
 
 
-def _check_training(training: dict[str, Any]) -> None:
+def _check_training(key: str, training: dict[str, Any]) -> None:
     if ("steps" in training) == ("epochs" in training):
-        given = {key: training[key] for key in ("steps", "epochs") if key in training}
-        raise InputError(f"training: give exactly one of 'steps' and 'epochs', not {given or 'neither'}.")
+        given = {length: training[length] for length in ("steps", "epochs") if length in training}
+        raise InputError(f"{key}: give exactly one of 'steps' and 'epochs', not {given or 'neither'}.")
     if training.get("steps", training["warmup_steps"] + 1) <= training["warmup_steps"]:
         raise InputError(
-            f"training.warmup_steps: {training['warmup_steps']} leaves nothing of training.steps: {training['steps']}."
+            f"{key}.warmup_steps: {training['warmup_steps']} leaves nothing of {key}.steps: {training['steps']}."
         )
     if training["step_in_backward"]:
-        check_one_gradient_at_a_time("training.step_in_backward", training)
+        check_one_gradient_at_a_time(f"{key}.step_in_backward", training)
+
+
+def _check_continual_pretraining(config: dict[str, Any]) -> None:
+    continual_pretraining.check(config)
+    if config["continual_pretraining"] is not None:
+        _check_training("continual_pretraining", continual_pretraining.training_of(config))
 
 
 def _benchmarks(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -235,18 +244,9 @@ def _check_machine(device: str, evaluation: dict[str, Any]) -> None:
 
 def _check_general_text(config: dict[str, Any]) -> None:
     """The text is a text file of a data root that is no download."""
-    if config["evaluation"]["general_text"] is None:
-        return
-    file = Path(config["evaluation"]["general_text"]["file"])
-    if file.is_absolute() or ".." in file.parts or not file.name.endswith(SUFFIXES):
-        raise InputError(
-            f"evaluation.general_text.file: {str(file)!r} is no path of a text file below the data root."
-            f" Legal: a relative path that ends in {' or '.join(SUFFIXES)}."
-        )
-    if config["data_root"] == DOWNLOADED:
-        raise InputError(
-            "evaluation.general_text: data_root 'hub' downloads no text. Legal: null, or a local folder as data_root."
-        )
+    wanted, key = config["evaluation"]["general_text"], "evaluation.general_text.file"
+    if wanted is not None:
+        check_text_file(key, wanted["file"], config["data_root"], instead="general_text: null")
 
 
 def _check_noise_floor(evaluation: dict[str, Any]) -> None:
@@ -352,6 +352,7 @@ def check_methods(config: dict[str, Any], model_name: str, shape: dict[str, Any]
                 method.check(shape)
                 check_room(method, shape, _longest(config))
                 _check_backend(config, method)
+                _check_goes_on(config, method)
             except ValueError as error:
                 where = "tuning" if "trial" in run else "methods"
                 raise InputError(
@@ -367,10 +368,19 @@ def _check_backend(config: dict[str, Any], method: Any) -> None:
         )
 
 
+def _check_goes_on(config: dict[str, Any], method: Any) -> None:
+    """The checkpoint that continual pretraining leaves is the base model of the fine-tuning."""
+    if config["continual_pretraining"] is not None and "plain export" in method.limits():
+        raise ValueError(
+            "its checkpoint brings code of its own, which is not trained further: after continual_pretraining there"
+            " would be no base model to fine-tune. Legal: continual_pretraining: null, or another method."
+        )
+
+
 def _longest(config: dict[str, Any]) -> int:
     """Tokens of the longest sequence that a model of the experiment surely sees; an answer has a prompt before it."""
     answers = [1 + tokens for tokens in _generated(config).values() if tokens]
-    return max([config["training"]["sequence_length"], _window(config), *answers])
+    return max([config["training"]["sequence_length"], _packed(config), _window(config), *answers])
 
 
 def _generated(config: dict[str, Any]) -> dict[str, int]:
@@ -386,6 +396,11 @@ def _window(config: dict[str, Any]) -> int:
     return (config["evaluation"]["general_text"] or {}).get("sequence_length", 0)
 
 
+def _packed(config: dict[str, Any]) -> int:
+    """Tokens of a sequence of continual pretraining; 0 without it."""
+    return (config["continual_pretraining"] or {}).get("sequence_length", 0)
+
+
 def _check_lengths(config: dict[str, Any], model_name: str, shape: dict[str, Any]) -> None:
     """Sequences and answers fit the model's positions."""
     most = positions(shape)
@@ -394,6 +409,7 @@ def _check_lengths(config: dict[str, Any], model_name: str, shape: dict[str, Any
     extra = 2 if config["evaluation"]["backend"] == "vllm" else 0  # it reads a window's last token and writes one more
     legal = {
         "training.sequence_length": (config["training"]["sequence_length"], most),
+        "continual_pretraining.sequence_length": (_packed(config), most),
         "evaluation.general_text.sequence_length": (_window(config), most - extra),
     }
     legal |= {key: (value, most - 1) for key, value in _generated(config).items()}  # an answer has a prompt before it

@@ -43,6 +43,7 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = completed(config, json.loads(SCHEMA_FILE.read_text()))
     _check_meaning(config)
+    config["card_bytes"] = _card_bytes(config["card"])
     config["cells"] = _expand(config)
     _check_methods_fit_models(config)
     return config
@@ -85,6 +86,16 @@ def _check_meaning(config: dict[str, Any]) -> None:
     Effort(**{key: config["measure"][key] for key in ("warmup_steps", "timed_steps", "max_steps")})
     if config["training"]["step_in_backward"]:
         check_one_gradient_at_a_time("training.step_in_backward", config["training"])
+
+
+def _card_bytes(card: str | None) -> int | None:
+    """What a process can have on the card."""
+    from workflow.engine.cards import card_memory_bytes
+
+    try:
+        return None if card is None else card_memory_bytes(card)
+    except InputError as error:
+        raise InputError(f"card: {error}") from error
 
 
 def _check_methods_fit_models(config: dict[str, Any]) -> None:

@@ -16,11 +16,17 @@ from eval.benchmarks import datasets_of
 from workflow.engine.records import MODEL_CARD, method_files, sha256_sources, sources
 
 GENERATED, DOWNLOADED = "world", "hub"  # data roots that are no folder
+TEXT = ("file", "dataset", "config", "split", "text_field", "validation_items", "max_train_items")
 
 
 def data_folder(experiment: dict[str, Any]) -> Path:
     """Folder of the prepared training data of a resolved experiment."""
     return Path(experiment["prepared"]["data"])
+
+
+def text_folder(experiment: dict[str, Any]) -> Path:
+    """Folder of the prepared text of continual pretraining; no data set's name begins with an underscore."""
+    return data_folder(experiment) / "_text"
 
 
 def benchmarks_folder(experiment: dict[str, Any]) -> Path:
@@ -78,16 +84,21 @@ def _benchmarks(experiment: dict[str, Any]) -> dict[str, Any]:
 
 def _training_data(experiment: dict[str, Any]) -> dict[str, Any]:
     entries, root = experiment["data"], experiment["data_root"]
+    text = experiment["continual_pretraining"]
+    datasets = [entry["dataset"] for entry in [*entries, text or {}] if "dataset" in entry]
     code = ("workflow/stages/prepare_data.py", "workflow/engine/conversations.py", "workflow/engine/sources.py")
+    code += ("workflow/engine/plain_text.py",)
     parts = {"source": _source(experiment), "data": entries, "code": sha256_sources(sources(*code))}
     parts |= {"tuning_items": experiment["tuning"]["items"]} if experiment["tuning"] else {}
+    if text:
+        parts |= {"text": {key: text[key] for key in TEXT if key in text}}
     if root == DOWNLOADED:
-        pins = experiment["dataset_revisions"]
-        return parts | {"revisions": {entry["dataset"]: pins[entry["dataset"]] for entry in entries}}
+        return parts | {"revisions": {dataset: experiment["dataset_revisions"][dataset] for dataset in datasets}}
     if root == GENERATED:
         return parts
     corpora = [model["pretrain"]["corpus"] for model in experiment["models"] if "pretrain" in model]
-    return parts | {"files": _files(Path(root), [*(f"hub/{entry['dataset']}" for entry in entries), *corpora])}
+    corpora += [text["file"]] if text and "file" in text else []
+    return parts | {"files": _files(Path(root), [*(f"hub/{dataset}" for dataset in datasets), *corpora])}
 
 
 def _source(experiment: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def trials(config: Json, runs: list[Json]) -> list[Json]:
     tuning = config["tuning"]
     if tuning is None:
         return []
+    if config["continual_pretraining"] is not None:
+        raise InputError("tuning: not with continual_pretraining, whose rate no trial chooses. Legal: one of the two.")
     _check_rates_are_open(config)
     _check_seeds_are_fresh(config)
     _check_names(config)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import baselines
+from workflow import continual_pretraining
 from workflow.engine.abilities import check_abilities
 from workflow.engine.errors import InputError
 
@@ -56,6 +57,9 @@ def _variant(config: dict[str, Any], index: int, entry: str | dict[str, Any]) ->
     name = entry["method"]
     method = method_class(f"methods[{index}]", name)
     check_abilities(f"methods[{index}] ({name})", method, config["training"], "training.")
+    if config.get("continual_pretraining") is not None:  # a memory experiment has no such key
+        settings = continual_pretraining.training_of(config)
+        check_abilities(f"methods[{index}] ({name})", method, settings, "continual_pretraining.")
     shared = config["method_settings"].get(name, {"hyperparameters": {}})
     overrides = {**shared["hyperparameters"], **entry["hyperparameters"]}
     sources = (entry, shared, config["training"], {"learning_rate": method.default_learning_rate})

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+BRANCHES = ("main", "refs/convert/parquet")
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refusal(404, "RepoNotFound")
         if repository.failing:
             return self.refusal(500, "Internal")
-        if revision not in (repository.revision, "main"):
+        if revision not in (repository.revision, *BRANCHES):
             return self.refusal(404, "RevisionNotFound")
         if repository.gated:
             return self.refusal(403, "GatedRepo")

@@ -27,6 +27,33 @@ def test_a_gsm8k_record_is_question_and_whole_answer() -> None:
     assert to_conversation(record, "gsm8k", WHERE) == turns("2 + 3?", "2 + 3 = 5\n#### 5")
 
 
+def test_a_record_of_instruction_and_output_is_a_request_and_its_answer() -> None:
+    record = {"source": "data/CoT/gsm_train.json", "instruction": "2 + 3?", "output": "It is 5."}
+    assert to_conversation(record, "instruction", WHERE) == turns("2 + 3?", "It is 5.")
+
+
+def test_a_commonsense_record_is_an_alpaca_record_whose_short_answer_is_not_learned() -> None:
+    record = {"instruction": "Is it true?", "input": "", "output": "the correct answer is true", "answer": "true"}
+    assert to_conversation(record, "alpaca", WHERE) == turns("Is it true?", "the correct answer is true")
+
+
+def test_a_pubmedqa_record_is_asked_in_the_words_of_the_benchmark() -> None:
+    """Those of lm-eval's task, without the cue that a prompt format brings."""
+    from lm_eval.tasks.pubmedqa.preprocess_pubmedqa import doc_to_text
+
+    context = {"contexts": ["We asked.", "They answered."], "labels": ["METHODS", "RESULTS"], "meshes": []}
+    record = {"question": "Does it help?", "context": context, "long_answer": "It does.", "final_decision": "yes"}
+    asked = doc_to_text({"CONTEXTS": context["contexts"], "QUESTION": record["question"]})
+    assert to_conversation(record, "pubmedqa", WHERE) == turns(asked.removesuffix("\nAnswer:"), "yes")
+
+
+@pytest.mark.parametrize("context", ["We asked.", {"labels": []}, {"contexts": [5]}, {"contexts": None}])
+def test_a_pubmedqa_record_without_its_abstract_is_refused(context: Any) -> None:
+    record = {"question": "Does it help?", "context": context, "final_decision": "yes"}
+    with pytest.raises(InputError, match=r"record 7\): context needs 'contexts', a list of texts"):
+        to_conversation(record, "pubmedqa", WHERE)
+
+
 def test_messages_keep_role_and_content_only() -> None:
     messages = [{**turn, "weight": 1} for turn in turns("a", "b", "c", "d", system="Be brief.")]
     assert to_conversation({"messages": messages}, "messages", WHERE) == turns("a", "b", "c", "d", system="Be brief.")

@@ -1,25 +1,17 @@
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from tests.workflow.experiments import ARCHITECTURE, PHASE
-from workflow.engine.errors import InputError
 from workflow.engine.models import load_model, load_tokenizer, sha256_folder
-from workflow.engine.pretraining import SPECIAL, build_model, pack, pretrain, read_corpus, train_tokenizer
+from workflow.engine.plain_text import pack
+from workflow.engine.pretraining import SPECIAL, build_model, pretrain, train_tokenizer
 
 TEXT = "The baker of Elm lives in the town of Oakham. " * 60
-
-
-def write_corpus(folder: Path, text: str) -> Path:
-    file = folder / "text.txt.gz"
-    file.write_bytes(gzip.compress(text.encode()))
-    return file
 
 
 def test_the_tokenizer_takes_any_text_there_and_back() -> None:
@@ -40,48 +32,11 @@ def test_the_tokenizer_is_the_same_twice() -> None:
     assert train_tokenizer([TEXT], 300).get_vocab() == train_tokenizer([TEXT], 300).get_vocab()
 
 
-def test_pack_keeps_the_order_and_leaves_the_rest_out() -> None:
-    assert pack(list(range(11)), 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-def test_pack_refuses_a_text_shorter_than_one_sequence() -> None:
-    with pytest.raises(InputError, match=r"sequence_length: 12 .*11 tokens"):
-        pack(list(range(11)), 12)
-
-
-def test_the_corpus_is_read_up_to_a_number_of_characters(tmp_path: Path) -> None:
-    file = write_corpus(tmp_path, "äöü" * 10)
-    assert read_corpus(file, None) == "äöü" * 10
-    assert read_corpus(file, 4) == "äöüä"
-
-
-def test_a_missing_corpus_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"pretrain\.corpus: .*text\.txt\.gz does not exist"):
-        read_corpus(tmp_path / "text.txt.gz", None)
-
-
-def test_an_empty_corpus_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"pretrain\.corpus: .*text\.txt\.gz is empty"):
-        read_corpus(write_corpus(tmp_path, " \n"), None)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"plain text", gzip.compress(TEXT.encode())[:-20], gzip.compress(b"\xff\xfe")],
-    ids=["plain", "cut", "not UTF-8"],
-)
-def test_a_damaged_corpus_is_named(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "text.txt.gz"
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=r"pretrain\.corpus: .*text\.txt\.gz is not a whole gzipped text"):
-        read_corpus(file, None)
-
-
 def small_base(folder: Path, seed: int = 0) -> tuple[Any, float | None]:
     """Two steps of the smallest model; its checkpoint stands in `folder`."""
     folder.mkdir()
     tokenizer = train_tokenizer([TEXT], 300)
-    sequences = pack(tokenizer(TEXT, add_special_tokens=False)["input_ids"], PHASE["sequence_length"])
+    sequences = pack(tokenizer(TEXT, add_special_tokens=False)["input_ids"], PHASE["sequence_length"], "length")
     model = build_model(ARCHITECTURE, tokenizer, seed)
     loss = pretrain(model, sequences[1:], sequences[:1], {**PHASE, "seed": seed}, folder)
     model.save_pretrained(folder / "checkpoint")

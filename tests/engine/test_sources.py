@@ -16,7 +16,7 @@ import pytest
 
 from eval.benchmarks import BENCHMARKS
 from tests.conftest import ROOT
-from tests.engine.hub_server import REVISION, Hub, Repository, serve
+from tests.engine.hub_server import BRANCHES, REVISION, Hub, Repository, serve
 from tests.engine.small_tokenizer import turns
 from tests.eval.benchmark_data import write_checkpoint, write_dataset, write_suite_data
 from tests.workflow.experiments import small, write
@@ -59,7 +59,9 @@ def hub(checkpoint: dict[str, bytes], dataset: dict[str, bytes]) -> Iterator[Hub
 def stage(name: str, folder: Path, config: dict[str, Any], url: str, *more: str, **env: str) -> tuple[int, str]:
     """Run a prepare stage against the hub at `url`; exit code and stderr."""
     file = write(folder, {"prepared_root": str(folder / "prepared"), "methods": ["vanilla"], **config})
-    settings = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP", "http"))}
+    settings = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_", "HTTP", "http"))
+    }
     settings |= {"HF_ENDPOINT": url, "LISA_BENCH_RAW_ENDPOINT": url, "HF_HOME": str(folder / "home"), **env}
     settings |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1"}
     command = [sys.executable, "-m", f"workflow.stages.{name}", "--experiment", str(file), *more]
@@ -239,12 +241,30 @@ def test_a_data_set_is_downloaded_at_its_revision_with_the_wanted_configuration(
     assert not (folder / "root/hub/org/sums/huge").exists()
 
 
-def test_main_is_resolved_once_and_its_commit_recorded(hub: Hub, tmp_path: Path) -> None:
-    code, stderr = data_stage(tmp_path, hub.url, dataset_revisions={"org/sums": "main"})
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_branch_is_resolved_once_and_its_commit_recorded(hub: Hub, tmp_path: Path, branch: str) -> None:
+    code, stderr = data_stage(tmp_path, hub.url, dataset_revisions={"org/sums": branch})
     assert code == 0, stderr
     found = json.loads((data_folder(load(tmp_path / "experiment.yaml")) / "manifest.json").read_text())
     assert found["data"]["sums"]["revision"] == found["revisions"]["org/sums"] == REVISION
-    assert [path for path in hub.asked if "/main" in path] == ["GET api/datasets/org/sums/revision/main"]
+    assert [path for path in hub.asked if f"/{branch}" in path] == [f"GET api/datasets/org/sums/revision/{branch}"]
+
+
+def test_a_text_to_pretrain_on_is_downloaded_beside_the_data(hub: Hub, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "made", "org/text", {("default", "train"): [{"text": f"Page {i}."} for i in range(9)]})
+    hub.repositories["datasets/org/text"] = Repository(files_of(tmp_path / "made/org/text"))
+    text = {"dataset": "org/text", "validation_items": 2, "steps": 3, "batch_size": 2}
+    pins = {"org/sums": REVISION, "org/text": "main"}
+    code, stderr = data_stage(tmp_path, hub.url, continual_pretraining=text, dataset_revisions=pins)
+    assert code == 0, stderr
+    found = json.loads((data_folder(load(tmp_path / "experiment.yaml")) / "manifest.json").read_text())
+    assert {key: found["text"][key] for key in ("dataset", "train", "validation", "revision")} == {
+        "dataset": "org/text",
+        "train": 7,
+        "validation": 2,
+        "revision": REVISION,
+    }
+    assert "hub/org/text/default/train-00000-of-00001.parquet" in found["files"]
 
 
 def test_a_data_set_without_a_revision_is_found_before_the_first_byte(hub: Hub, tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_the_largest_moment_of_each_part_is_its_peak_with_the_same_roles():
         assert dict(zip(ROLES, largest.roles, strict=True)) == meter.phases[part].live_by_role
 
 
+def test_the_most_of_a_role_is_at_its_own_moment():
+    meter, peak_bytes = trained_step()
+    largest, moments = meter.timeline.largest(), meter.timeline.moments()
+    assert largest == {role: max(moment.roles[place] for moment in moments) for place, role in enumerate(ROLES)}
+    weights = 6 * (32 * 32 + 32) * 4
+    assert (largest["weights"], largest["gradients"]) == (weights, weights)  # all gradients, before the step
+    assert sum(largest.values()) > peak_bytes  # activations are gone when all gradients are there
+
+
 def test_weights_and_moments_stand_all_the_way_and_activations_rise_and_fall():
     meter, _ = trained_step()
     moments = meter.timeline.moments()

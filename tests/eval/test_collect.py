@@ -117,6 +117,19 @@ def test_the_plan_and_the_record_of_a_real_stage_agree():
         assert difference(record, planned_settings(planned, plan)) == "training.beta1: 0.5, planned 0.9"
 
 
+def test_a_record_of_another_pretraining_is_not_of_the_plan(plan, tree):
+    planned, phase = fixture_tree.run_of(plan, "lora", 0), {"file": "corpus/world.txt.gz", "steps": 3}
+    plan["continual_pretraining"] = phase
+    run = collected(plan, tree, planned)  # of before the key was known: it had no such phase
+    assert run.status == "missing" and "continual_pretraining: none, planned" in run.reason
+    change(tree, planned, "settings", "continual_pretraining", value=phase | {"steps": 4})
+    assert "'steps': 4" in collected(plan, tree, planned).reason.replace('"', "'")
+    change(tree, planned, "settings", "continual_pretraining", value=phase)
+    assert collected(plan, tree, planned).status == "ok"
+    del plan["continual_pretraining"]
+    assert "planned none" in collected(plan, tree, planned).reason
+
+
 # --- phases
 
 

@@ -256,6 +256,85 @@ def test_an_oom_agrees_only_where_the_whole_exceeds_all_cards(tmp_path, plan, ce
     assert verdicts["llama-2-70b/lisa/eh/default"] == "not compared: per card"
 
 
+def badam(tmp_path, **largest_gb):
+    """A plan of BAdam's table: five methods on Llama-3-8B, each with so many GB of a component at most."""
+    plan = memory_tree.experiment() | {"report": {"published": ["badam_memory"]}}
+    plan |= {"card": "RTX 3090", "card_bytes": 25_300_000_000}
+    cell = next(cell for cell in plan["cells"] if cell["path"] == "tinyllama/lora/r128/default")
+    rows = (("full_fp32_master", {}), ("lomo", {}), ("lora", {"rank": 100}), ("lora", {"rank": 8}), ("badam", {}))
+    plan["cells"] = [
+        cell
+        | {
+            "path": f"{place}/m/v/default",
+            "published_as": "Llama-3-8B",
+            "method": name,
+            "hyperparameters": hyperparameters,
+        }
+        for place, (name, hyperparameters) in enumerate(rows)
+    ]
+    largest = {role: round(size * GB) for role, size in largest_gb.items()}
+    for cell in plan["cells"]:
+        simulated = memory_tree.simulated(cell | {"method": "lora"}) | {"largest": largest}
+        simulated["method"]["hyperparameters"] = cell["hyperparameters"]
+        write(tmp_path / "badam" / cell["path"] / "simulated.json", simulated)
+    return plan
+
+
+def test_published_components_stand_beside_the_most_of_ours_in_a_step(tmp_path):
+    plan = badam(tmp_path, weights=16.0, gradients=0.144, optimizer_state=90.0)
+    rows = reproduction.parts(collect(plan, tmp_path / "badam", tmp_path / "none"), plan)
+    found = {(row["method"], row["variant"], row["component"]): row for row in rows}
+    assert len(rows) == 18 - 5  # all but the peaks
+    adam = found["full_fp32_master", "Adam", "weights"]
+    assert (adam["published"], adam["predicted_gb"], adam["verdict"]) == ("16.1", 16.0, BOTH)
+    assert adam["error_percent"] == pytest.approx(100 * (16.0 / 16.1 - 1))
+    assert found["full_fp32_master", "Adam", "optimizer_state"]["verdict"] == AS_GB
+    assert found["lora", "r8", "gradients"]["verdict"] == BOTH  # 0.1 is 0.05 to 0.15
+    assert found["lora", "r100", "gradients"]["verdict"] == NEITHER
+    assert ("badam", "", "weights") not in found  # the table leaves it empty
+
+
+def test_components_without_a_cell_or_a_prediction_keep_their_lines(tmp_path):
+    plan = badam(tmp_path, weights=16.0)
+    plan["cells"] = plan["cells"][:2]
+    content = memory_tree.simulated(plan["cells"][0] | {"method": "lora"})  # of before `largest`
+    content["method"]["hyperparameters"] = {}
+    write(tmp_path / "badam" / plan["cells"][0]["path"] / "simulated.json", content)
+    rows = reproduction.parts(collect(plan, tmp_path / "badam", tmp_path / "none"), plan)
+    verdicts = {(row["method"], row["variant"]): row["verdict"] for row in rows if row["component"] == "weights"}
+    assert verdicts["full_fp32_master", "Adam"] == "not simulated"
+    assert verdicts["lora", "r8"] == "no cell of ours"
+    table = to_markdown(memory_present.parts_table(rows, plan))
+    assert "Optimizer state" in table and "as reprinted in K. Yuan's lecture" in table
+
+
+@pytest.mark.parametrize(
+    ("peak_gb", "verdict", "fits"),
+    [
+        (22.9, "OOM not explained: it would fit RTX 3090 (25.3 GB)", True),
+        (25.4, "OOM agrees: more than RTX 3090 (25.3 GB)", False),
+    ],
+)
+def test_an_oom_on_one_card_is_held_against_the_experiments_card(tmp_path, peak_gb, verdict, fits):
+    plan = badam(tmp_path)
+    for cell in plan["cells"]:
+        file = tmp_path / "badam" / cell["path"] / "simulated.json"
+        write(file, json.loads(file.read_text()) | {"peak_bytes": round(peak_gb * GB)})
+    cells = collect(plan, tmp_path / "badam", tmp_path / "none")
+    verdicts = {row["variant"]: row["verdict"] for row in reproduction.reproduction(cells, plan)}
+    assert (verdicts["r100"], verdicts["Adam"]) == (verdict, "published 144.8+")
+    rows = memory(cells, plan)
+    assert {row["fits_card"] for row in rows} == {fits}
+    text = to_markdown(memory_present.memory_table(rows, plan, []))
+    assert "Fits RTX 3090 (25.3 GB for a process)" in text
+
+
+def test_without_a_card_no_table_asks_whether_a_peak_fits(plan, cells_of):
+    rows = memory(cells_of(), plan)
+    assert "fits_card" not in rows[0]
+    assert "Fits" not in to_markdown(memory_present.memory_table(rows, plan, []))
+
+
 def test_published_cells_that_none_of_ours_answers_to_are_listed(plan, cells_of):
     rows = reproduction.reproduction(cells_of(), plan)
     assert len(rows) == 42

@@ -9,9 +9,11 @@ import pytest
 
 import baselines
 from eval import EvaluationError
-from eval.published import find, load, published_tables
+from eval.published import SEARCHED, WRITTEN, find, load, published_tables
 
 CELLS = {"table1_memory": 42, "table2_accuracy": 45, "mt_bench": 96, "ablation": 10, "iteration_time": 8}
+CELLS |= {"llama2_70b_mt_bench": 4, "llama2_70b_gsm8k": 4, "llama2_70b_pubmedqa": 4, "continual_pretraining": 6}
+CELLS |= {"badam_memory": 18, "badam_math": 63, "dora_commonsense": 171}
 
 
 def cell(table, model, method, metric, **hyperparameters):
@@ -19,7 +21,7 @@ def cell(table, model, method, metric, **hyperparameters):
 
 
 def test_every_published_table_is_there():
-    assert set(CELLS) <= set(published_tables())
+    assert set(CELLS) == set(published_tables())
 
 
 @pytest.mark.parametrize(("table", "count"), CELLS.items())
@@ -56,6 +58,15 @@ def test_methods_and_hyperparameters_are_named_as_ours(table):
         ("mt_bench", "LLaMA-2-7B", "lora", "mt_bench_without_coding", {"rank": 128}, 4.86),
         ("ablation", "TinyLlama", "lisa", "mt_bench_without_coding", {"gamma": 8, "period_steps": 5}, 2.81),
         ("iteration_time", "LLaMA-2-7B", "lisa", "speedup_over_full", {}, 2.9),
+        ("badam_memory", "Llama-3-8B", "full_fp32_master", "optimizer_state_memory", {}, 96.6),
+        ("badam_memory", "Llama-3-8B", "lora", "peak_memory", {"rank": 8}, 22.3),
+        ("badam_memory", "Llama-3-8B", "badam", "gradients_memory", {}, 0.9),
+        ("badam_math", "Llama-3-8B", "galore", "sat_math", {}, 42.7),
+        ("badam_math", "Llama-3-70B", "badam", "hendrycks_math", {}, 26.2),
+        ("badam_math", "Llama-3-70B", "vanilla", "average_of_six", {}, 44.7),
+        ("dora_commonsense", "LLaMA-13B", "series_adapter", "piqa", {}, 83),
+        ("dora_commonsense", "LLaMA-3-8B", "dora", "arc_challenge", {"rank": 16}, 79.1),
+        ("dora_commonsense", "LLaMA-7B", "lora", "commonsense", {"rank": 32}, 74.7),
     ],
 )
 def test_cells_are_as_printed(table, model, method, metric, hyperparameters, value):
@@ -70,6 +81,54 @@ def test_out_of_memory_cells_have_no_value_and_say_so():
         ("LLaMA-2-70B", "lora", "r512"),
     ]
     assert {cell.printed for cell in words} == {"OOM"}
+
+
+def test_a_printed_word_stands_where_there_is_no_number():
+    words = {
+        (cell.method, cell.variant): cell.printed
+        for cell in load("badam_memory")
+        if cell.metric == "peak_memory" and cell.value is None
+    }
+    assert words == {("full_fp32_master", "Adam"): "144.8+", ("lora", "r100"): "OOM"}
+
+
+@pytest.mark.parametrize(
+    "table", ["llama2_70b_mt_bench", "llama2_70b_gsm8k", "llama2_70b_pubmedqa", "continual_pretraining"]
+)
+def test_numbers_that_are_not_at_hand_say_so(table):
+    assert {(cell.value, cell.printed) for cell in load(table)} == {(None, "not at hand")}
+
+
+@pytest.mark.parametrize(
+    ("table", "average", "members"), [("dora_commonsense", "commonsense", 8), ("badam_math", "average_of_six", 6)]
+)
+def test_printed_averages_follow_from_their_scores_or_note_the_deviation(table, average, members):
+    rows: dict = {}
+    for cell in load(table):
+        rows.setdefault((cell.model, cell.method, cell.variant), {})[cell.metric] = cell
+    for cells in rows.values():
+        printed = cells.pop(average)
+        mean = sum(cell.value for cell in cells.values()) / members
+        assert len(cells) == members
+        assert ("average to" in printed.note) == (abs(mean - printed.value) > 0.0501), (printed, mean)
+        assert "average to" not in printed.note or f"{mean:.3f}" in printed.note
+
+
+@pytest.mark.parametrize(
+    ("table", "shots"),
+    [("table2_accuracy", {3, 5}), ("badam_math", {0}), ("dora_commonsense", {0}), ("ablation", {None})],
+)
+def test_the_shots_of_a_cell_are_those_of_its_note(table, shots):
+    assert {cell.shots for cell in load(table)} == shots
+
+
+def test_papers_whose_models_write_their_answers_are_not_of_lm_evals_measurement():
+    for table in published_tables():
+        cell = load(table)[0]
+        otherwise = {cell.asked_otherwise(writes=writes) for writes in (True, False)}
+        assert otherwise == (
+            {WRITTEN, SEARCHED} if table in ("badam_memory", "badam_math", "dora_commonsense") else {None}
+        )
 
 
 def test_mt_bench_averages_follow_from_their_categories_or_note_the_deviation():

@@ -8,6 +8,8 @@ import math
 import pytest
 
 from eval import present, tables
+from eval.benchmarks import SUITES
+from eval.published import SEARCHED, WRITTEN
 from eval.text import to_markdown
 from eval.versus import versus
 from tests.report import fixture_tree
@@ -138,6 +140,92 @@ def test_the_score_without_coding_has_its_standard_error(plan, tree):
         x for x in lines if x["our_model"] and (x["method"], x["metric"]) == ("full", "mt_bench_without_coding")
     )
     assert line["ours_stderr"] == pytest.approx(math.sqrt(0.3**2 + 0.05**2))
+
+
+# --- papers whose models write their answers
+
+
+def written_plan(folder, published_as, table):
+    """The fixture's runs as ones of that paper: LoRA of rank 32, every commonsense benchmark beside the four."""
+    plan = fixture_tree.experiment()
+    plan |= {"data_root": "hub", "report": {"published": [table]}}
+    plan["models"][0]["published_as"] = published_as
+    for run in plan["runs"]:
+        run["hyperparameters"] = {"rank": 32} if run["method"] == "lora" else run["hyperparameters"]
+    fixture_tree.write_tree(folder, plan)
+    for run in plan["runs"]:
+        content = fixture_tree.scores(run)
+        whole = {
+            "value": 0.5,
+            "stderr": 0.1,
+            "shots": 0,
+            "limit": None,
+            "items": 80,
+            "tasks": {},
+            "whole_benchmark": True,
+        }
+        content["benchmarks"] = {"gsm8k": whole} | dict.fromkeys(SUITES["commonsense"].members, whole)
+        fixture_tree.write(folder / run["path"] / "scores.json", content)
+    return plan
+
+
+def line_of(rows, plan, method, metric):
+    return next(x for x in versus(rows, plan) if x["our_model"] and (x["method"], x["metric"]) == (method, metric))
+
+
+@pytest.mark.parametrize("metric", ["winogrande", "commonsense"])
+def test_likelihoods_are_not_compared_with_options_searched_in_a_written_answer(tmp_path, metric):
+    plan = written_plan(tmp_path, "LLaMA-7B", "dora_commonsense")
+    rows = rows_of(plan, tmp_path)
+    line = line_of(rows, plan, "lora", metric)
+    assert (line["ours"], line["difference"], line["not_compared"]) == (pytest.approx(50), None, WRITTEN)
+    compared = row_of(tables.comparison(rows, plan), "lora")
+    assert compared[f"{metric}_difference_percent"] is None and compared[f"{metric}_not_compared"] == WRITTEN
+    assert compared[f"{metric}_published_percent"] == {"winogrande": 78.8, "commonsense": 74.7}[metric]
+
+
+def test_a_part_of_a_suite_is_a_reason_too(tmp_path):
+    plan = written_plan(tmp_path, "LLaMA-7B", "dora_commonsense")
+    for run in plan["runs"]:
+        path = tmp_path / run["path"] / "scores.json"
+        content = json.loads(path.read_text())
+        content["benchmarks"]["piqa"] |= {"limit": 7, "whole_benchmark": False}
+        fixture_tree.write(path, content)
+    line = line_of(rows_of(plan, tmp_path), plan, "lora", "commonsense")
+    assert line["not_compared"] == f"{WRITTEN}; partial: first 7 items"
+
+
+def test_the_shots_compared_are_those_of_the_table(tmp_path):
+    plan = written_plan(tmp_path, "Llama-3-8B", "badam_math")
+    line = line_of(rows_of(plan, tmp_path), plan, "vanilla", "gsm8k")
+    assert line["not_compared"] == SEARCHED  # 0-shot, as the table's, though gsm8k's own are 5
+    for seed in (0, 1):
+        path = tmp_path / fixture_tree.run_of(plan, "vanilla", seed)["path"] / "scores.json"
+        content = json.loads(path.read_text())
+        content["benchmarks"]["gsm8k"]["shots"] = 5
+        fixture_tree.write(path, content)
+    line = line_of(rows_of(plan, tmp_path), plan, "vanilla", "gsm8k")
+    assert line["not_compared"] == f"{SEARCHED}; 5-shot, published 0-shot"
+
+
+def test_what_no_benchmark_measures_is_a_line_that_says_so(tmp_path):
+    plan = written_plan(tmp_path, "Llama-3-8B", "badam_math")
+    rows = rows_of(plan, tmp_path)
+    for metric, why in (("numglue", "not in lm-eval"), ("average_of_six", "never compared: over six tasks")):
+        line = line_of(rows, plan, "vanilla", metric)
+        assert (line["ours"], line["difference"], line["status"]) == (None, None, "not measured")
+        assert why in line["note"]
+
+
+def test_an_experiment_that_never_ran_has_only_cells_that_were_not_run(plan, tmp_path):
+    plan["report"]["published"] = ["table2_accuracy"]
+    lines = versus(rows_of(plan, tmp_path / "nothing"), plan)
+    assert {line["status"] for line in lines} == {"not run"}
+    assert {line["our_model"] for line in lines if line["model"] == "TinyLlama"} == {"tiny"}
+    fixture_tree.write_stopped(tmp_path, fixture_tree.run_of(plan, "full", 0), "failed", "train", "a bug")
+    by_cell = {(line["model"], line["method"]): line["status"] for line in versus(rows_of(plan, tmp_path), plan)}
+    assert by_cell["TinyLlama", "full"] == "failed 1 of 2, missing 1 of 2"
+    assert by_cell["TinyLlama", "vanilla"] == "not run"
 
 
 def test_every_published_cell_has_a_line_run_or_not(plan, tree):

@@ -10,6 +10,7 @@ from tests.workflow.experiments import ARCHITECTURE, changed, small, write
 from workflow.engine.errors import InputError
 from workflow.experiment import SCHEMA_FILE, baseline_of, load, resolve
 
+CONTINUAL = {"file": "corpus/text.txt.gz", "steps": 3, "batch_size": 2, "sequence_length": 16}
 HUB_MODEL = {"name": "big", "hub_id": "org/big", "revision": "a" * 40}
 
 # what is wrong -> (experiment, words its one message must hold: the path, the value, the legal set)
@@ -149,6 +150,58 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a window of general text beyond what a method leaves": (
         small(methods=["prefix_tuning"], evaluation={"general_text": {"file": "a.txt", "sequence_length": 2048}}),
         ("methods: prefix_tuning", "2048", "legal: sequences up to"),
+    ),
+    "no text to pretrain on": (
+        changed("continual_pretraining", {"steps": 3, "batch_size": 2}),
+        ("continual_pretraining", "exactly one", "'file'", "'dataset'"),
+    ),
+    "two texts to pretrain on": (
+        changed("continual_pretraining", CONTINUAL | {"dataset": "org/text"}),
+        ("continual_pretraining", "exactly one", "'file'", "'dataset'"),
+    ),
+    "a text to pretrain on that is none": (
+        changed("continual_pretraining", CONTINUAL | {"file": "/etc/text.md"}),
+        ("continual_pretraining.file", "'/etc/text.md'", ".txt or .txt.gz"),
+    ),
+    "a text file of the hub to pretrain on": (
+        small(data_root="hub", dataset_revisions={"org/sums": "main"}, continual_pretraining=CONTINUAL),
+        ("continual_pretraining.file", "'hub'", "Legal: dataset, or a local folder as data_root"),
+    ),
+    "a text of the hub without a revision": (
+        small(
+            data_root="hub",
+            dataset_revisions={"org/sums": "main"},
+            continual_pretraining={"dataset": "org/text", "steps": 3, "batch_size": 2},
+        ),
+        ("dataset_revisions", "org/text", "org/sums"),
+    ),
+    "a branch that is none of the known": (
+        small(dataset_revisions={"org/sums": "dev"}),
+        ("dataset_revisions.org/sums", "'dev'", "main", "refs/convert/parquet"),
+    ),
+    "no length of the pretraining": (
+        changed("continual_pretraining", {"file": "a.txt", "batch_size": 2}),
+        ("continual_pretraining:", "neither", "'steps'", "'epochs'"),
+    ),
+    "all of the pretraining warm-up": (
+        changed("continual_pretraining", CONTINUAL | {"warmup_steps": 3}),
+        ("continual_pretraining.warmup_steps", "3", "continual_pretraining.steps: 3"),
+    ),
+    "a packed sequence beyond the model's positions": (
+        changed("continual_pretraining", CONTINUAL | {"sequence_length": 2049}),
+        ("continual_pretraining.sequence_length", "2049", "'tiny'", "legal: up to 2048"),
+    ),
+    "accumulation before a method that has none": (
+        small(
+            methods=["lomo"],
+            training={"steps": 4, "batch_size": 2, "max_grad_norm": None},
+            continual_pretraining=CONTINUAL | {"accumulation_steps": 2},
+        ),
+        ("methods[0] (lomo)", "continual_pretraining.accumulation_steps is 2; legal: 1"),
+    ),
+    "a checkpoint that cannot be fine-tuned": (
+        small(methods=["full", "series_adapter"], continual_pretraining=CONTINUAL),
+        ("methods: series_adapter (default)", "code of its own", "Legal: continual_pretraining: null"),
     ),
     "a model's name twice": (small(models=small()["models"] * 2), ("models[1].name", "'tiny'", "twice")),
     "a data set's name twice": (small(data=small()["data"] * 2), ("data[1].name", "'sums'", "twice")),
@@ -301,10 +354,12 @@ def test_every_default_of_the_schema_is_in_a_resolved_experiment() -> None:
     evaluation = {"noise_floor": {"batch_size": 4}, "general_text": {"file": "corpus/world.txt.gz"}}
     evaluation |= {"benchmarks": [{"name": "gsm8k"}]}
     resolved = resolve(small(mt_bench={"judge": "rule-based"}, evaluation=evaluation, tuning={"trials": 2}))
+    resolved |= {"continual_pretraining": resolve(small(continual_pretraining=CONTINUAL))["continual_pretraining"]}
     expected = defaults(json.loads(SCHEMA_FILE.read_text()))
-    for given in ("mt_bench", "tuning", *(f"evaluation.{key}" for key in evaluation)):
+    for given in ("mt_bench", "tuning", "continual_pretraining", *(f"evaluation.{key}" for key in evaluation)):
         del expected[given]
     assert len(expected) > 20
+    assert expected.pop("continual_pretraining.sequence_length") == 1024  # CONTINUAL has its own
     for path, value in expected.items():
         place: Any = resolved
         for part in path.split("."):

@@ -48,6 +48,7 @@ def experiment(tmp_path: Path) -> dict[str, Any]:
         "evaluation": {"benchmarks": BENCHMARKS},
         "mt_bench": {"limit": None},
         "data": [{"name": "letters"}, {"name": "sums"}],
+        "continual_pretraining": None,
     }
 
 
@@ -75,6 +76,16 @@ def test_prompts_are_checked_and_overlap_is_counted_for_every_data_set(
     assert found["overlap"]["letters"]["mt_bench"]["examples"] == [
         {"item_id": "mt_bench/81", "text": "write a letter to your neighbour about the dog that barks all night"}
     ]
+
+
+def test_the_text_of_continual_pretraining_is_training_data_too(experiment: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data/_text").mkdir()
+    (tmp_path / "data/_text/train.jsonl").write_text(json.dumps({"text": f"A page. {QUESTION}"}) + "\n")
+    check({**experiment, "continual_pretraining": {"dataset": "org/text"}}, tmp_path / "leaks.json")
+    found = json.loads((tmp_path / "leaks.json").read_text())["overlap"]
+    assert list(found) == ["letters", "sums", "org/text (continual pretraining)"]
+    counted = {name: found["org/text (continual pretraining)"][name]["overlapping"] for name in ("mmlu", "mt_bench")}
+    assert counted == {"mmlu": 0, "mt_bench": 1}
 
 
 def test_items_have_the_names_they_have_after_an_evaluation(experiment: dict[str, Any], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from eval.published import load as load_published
 from tests.conftest import ROOT
 from tests.workflow.experiments import small, write
 from workflow import experiment
+from workflow.engine.cards import card_memory_bytes
 from workflow.engine.errors import InputError
 from workflow.engine.measuring import Effort
 from workflow.engine.shapes import read_config
@@ -70,6 +71,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("settings[0].training.precision", "'fp16'", "'bf16-mixed'"),
     ),
     "too small": (memory(training={"batch_size": 0}), ("training.batch_size", "0", "minimum of 1")),
+    "unknown card": (memory(card="RTX 9990"), ("card: ", "'RTX 9990'", "Known: ", "24GiB")),
     "unknown model": (
         memory(models=[{"name": "llama-2-7"}]),
         ("models[0] (llama-2-7)", "'llama-2-7'", "Did you mean 'llama-2-7b'?", "mistral-7b", "hub id"),
@@ -212,6 +214,12 @@ def test_a_cell_holds_all_that_the_simulator_takes() -> None:
     assert (cell["hyperparameters"]["rank"], cell["hyperparameters"]["dropout"]) == (4, 0.0)
     config = read_config(cell["shape"])
     assert (config.model_type, config.num_hidden_layers, config.vocab_size) == ("llama", 2, 64)
+
+
+def test_a_card_is_its_memory_for_a_process_and_none_is_none() -> None:
+    assert resolve(memory(card="RTX 3090"))["card_bytes"] == card_memory_bytes("RTX 3090")
+    assert resolve(memory(card="24GB"))["card_bytes"] == 24 * 10**9
+    assert resolve(memory())["card_bytes"] is None
 
 
 def test_words_of_the_command_line_are_read_as_numbers_in_settings_too() -> None:

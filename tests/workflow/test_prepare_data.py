@@ -16,6 +16,7 @@ from tests.eval.benchmark_data import REQUESTS, write_data_root, write_dataset
 from tests.workflow.experiments import small
 from workflow.engine.data import read_conversations
 from workflow.engine.errors import InputError
+from workflow.engine.plain_text import read_documents
 from workflow.experiment import resolve
 from workflow.places import benchmarks_folder, data_folder
 from workflow.stages import prepare_benchmarks
@@ -171,6 +172,93 @@ def test_a_relative_data_root_is_found_from_where_the_command_runs(
     assert manifest["root"] == str(root)
     assert (tmp_path / folder / "sums/train.jsonl").is_file()
     assert sorted(path.name for path in (root / "hub").iterdir()) == ["org"]  # nothing is written into the data root
+
+
+# --- text of continual pretraining
+
+
+def pretraining(root: Path, prepared: Path, **wanted: Any) -> dict[str, Any]:
+    """An experiment that pretrains on `wanted`."""
+    return experiment(root, prepared, continual_pretraining={"steps": 3, "batch_size": 2, **wanted})
+
+
+def texts(folder: Path, split: str) -> list[str]:
+    return list(read_documents(folder / f"_text/{split}.jsonl"))
+
+
+def test_documents_of_a_data_set_are_held_out_and_shuffled_and_none_is_lost(root: Path, tmp_path: Path) -> None:
+    pages = [{"url": f"{i}", "body": f"Page {i}."} for i in range(50)]
+    write_dataset(root / "hub", "org/text", {("default", "train"): pages})
+    config = pretraining(root, tmp_path, dataset="org/text", text_field="body", validation_items=8)
+    folder, manifest = run(config)
+    train, held_out = texts(folder, "train"), texts(folder, "validation")
+    assert (len(train), len(held_out)) == (42, 8)
+    assert sorted(train + held_out) == sorted(page["body"] for page in pages)
+    assert train != sorted(train, key=lambda text: int(text[5:-1]))
+    checksum = hashlib.sha256((folder / "_text/train.jsonl").read_bytes()).hexdigest()
+    told = {"dataset": "org/text", "train": 42, "validation": 8, "sha256": checksum, "revision": None}
+    assert manifest["text"] == told
+    assert "hub/org/text/default/train-00000-of-00001.parquet" in manifest["files"]
+    some, _ = run(
+        pretraining(root, tmp_path, dataset="org/text", text_field="body", validation_items=8, max_train_items=5)
+    )
+    assert texts(some, "train") == train[:5] and texts(some, "validation") == held_out
+
+
+def test_documents_of_a_file_stand_between_its_blank_lines(root: Path, tmp_path: Path) -> None:
+    (root / "text").mkdir()
+    (root / "text/pages.txt").write_text("\n\n".join(f"Page {i}.\nIt ends." for i in range(9)))
+    folder, manifest = run(pretraining(root, tmp_path, file="text/pages.txt", validation_items=2))
+    train, held_out = texts(folder, "train"), texts(folder, "validation")
+    assert sorted(train + held_out) == [f"Page {i}.\nIt ends." for i in range(9)] and len(held_out) == 2
+    assert {"file": "text/pages.txt", "train": 7, "validation": 2}.items() <= manifest["text"].items()
+    checksum = hashlib.sha256((root / "text/pages.txt").read_bytes()).hexdigest()
+    assert manifest["files"]["text/pages.txt"] == checksum
+
+
+def test_the_generated_world_has_text_to_pretrain_on(tmp_path: Path) -> None:
+    data = [{**small()["data"][0], "dataset": "world/instructions"}]
+    wanted = {"file": "corpus/world.txt.gz", "steps": 3, "batch_size": 2, "max_train_items": 40}
+    folder, manifest = run(experiment(tmp_path, tmp_path, data_root="world", data=data, continual_pretraining=wanted))
+    assert manifest["text"]["train"] == len(texts(folder, "train")) == 40
+    assert all(text.strip() for text in texts(folder, "train"))
+
+
+def test_empty_documents_are_left_out(root: Path, tmp_path: Path) -> None:
+    pages = [{"text": " \n" if i % 2 else f"Page {i}."} for i in range(20)]
+    write_dataset(root / "hub", "org/text", {("default", "train"): pages})
+    folder, manifest = run(pretraining(root, tmp_path, dataset="org/text", validation_items=4))
+    train, held_out = texts(folder, "train"), texts(folder, "validation")
+    assert len(train) + len(held_out) == 10 and all(text.strip() for text in train + held_out)
+    assert (manifest["text"]["train"], manifest["text"]["validation"]) == (len(train), len(held_out))
+
+
+def test_without_continual_pretraining_there_is_no_text(root: Path, tmp_path: Path) -> None:
+    folder, manifest = run(experiment(root, tmp_path))
+    assert manifest["text"] is None and not (folder / "_text").exists()
+
+
+def test_a_record_without_its_text_is_named_with_its_place(root: Path, tmp_path: Path) -> None:
+    write_dataset(root / "hub", "org/text", {("default", "train"): [{"body": "Page."}] * 3})
+    message = complaint(pretraining(root, tmp_path, dataset="org/text", validation_items=1))
+    assert "continual_pretraining (org/text, train, record " in message
+    assert message.endswith("field 'text' is None, no text; the record has body.")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"dataset": "org/none"}, "continual_pretraining: data set 'org/none' is not in"),
+        ({"dataset": "org/text", "split": "test"}, "continual_pretraining: data set 'org/text'"),
+        ({"file": "no.txt"}, "continual_pretraining.file: "),
+        ({"dataset": "org/text", "validation_items": 3}, "nothing is left of 3 documents after 3 were held out"),
+        ({"dataset": "org/blank", "validation_items": 1}, "every document to train on is empty (2 of them)"),
+    ],
+)
+def test_a_text_that_cannot_be_trained_on_is_named(root: Path, tmp_path: Path, wanted: Any, words: str) -> None:
+    write_dataset(root / "hub", "org/text", {("default", "train"): [{"text": "Page."}] * 3})
+    write_dataset(root / "hub", "org/blank", {("default", "train"): [{"text": " "}] * 3})
+    assert words in complaint(pretraining(root, tmp_path, **wanted))
 
 
 # --- what is refused

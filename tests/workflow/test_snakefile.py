@@ -20,6 +20,7 @@ from eval.chosen import row_path
 from tests.conftest import ROOT
 from tests.shipped import own_methods
 from tests.workflow.experiments import small, write
+from workflow.continual_pretraining import continues
 from workflow.experiment import baseline_of, load
 from workflow.kinds import resolve
 from workflow.places import data_folder
@@ -33,9 +34,8 @@ OTHERS = {  # every file of config/ besides the default
     "weight_norms.yaml",
     "tuned.yaml",
     "memory_cpu.yaml",
-    "paper/table2_accuracy.yaml",
-    "paper/table1_memory.yaml",
-    "paper/figure4_iteration_time.yaml",
+    "continual_pretraining.yaml",
+    *(f"paper/{file.name}" for file in (ROOT / "config/paper").glob("*.yaml")),
 }
 
 
@@ -78,6 +78,8 @@ def expected(experiment: dict) -> dict[str, int]:
         counts["general_text"] = models
     if experiment["evaluation"]["noise_floor"]:
         counts["noise_floor"] = models
+    if continued := sum(continues(experiment, run) for run in experiment["runs"]):
+        counts["continue_pretraining"] = continued
     counts |= dict.fromkeys(("train", "evaluate", "judge"), runs)
     if experiment["tuning"]:
         counts |= {"trial": len(experiment["trials"]), "select": len({row_path(t) for t in experiment["trials"]})}

@@ -18,8 +18,18 @@ def _gsm8k(record: Mapping[str, Any]) -> list[Message]:
     return _exchange(record["question"], record["answer"])
 
 
+def _instruction(record: Mapping[str, Any]) -> list[Message]:
+    return _exchange(record["instruction"], record["output"])
+
+
 def _messages(record: Mapping[str, Any]) -> list[Message]:
     return [{"role": message["role"], "content": message["content"]} for message in record["messages"]]
+
+
+def _pubmedqa(record: Mapping[str, Any]) -> list[Message]:
+    """The words of lm-eval's pubmedqa task, and the decision as the whole answer."""
+    abstract = "\n".join(record["context"]["contexts"])
+    return _exchange(f"Abstract: {abstract}\nQuestion: {record['question']}", record["final_decision"])
 
 
 def _exchange(request: str, answer: str) -> list[Message]:
@@ -30,7 +40,15 @@ def _exchange(request: str, answer: str) -> list[Message]:
 SCHEMAS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], list[Message]]]] = {
     "alpaca": (("instruction", "input", "output"), _alpaca),
     "gsm8k": (("question", "answer"), _gsm8k),
+    "instruction": (("instruction", "output"), _instruction),
     "messages": (("messages",), _messages),
+    "pubmedqa": (("question", "context", "final_decision"), _pubmedqa),
+}
+
+# fields that hold more than a text, and what must be in them
+NESTED = {
+    "messages": ("messages", "need 'role' and 'content', both text"),
+    "pubmedqa": ("context", "needs 'contexts', a list of texts"),
 }
 
 
@@ -52,7 +70,8 @@ def to_conversation(record: Mapping[str, Any], schema: str, where: str) -> list[
     try:
         conversation = convert(record)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{where}: messages need 'role' and 'content', both text: {record['messages']!r}.") from error
+        field, needs = NESTED[schema]
+        raise InputError(f"{where}: {field} {needs}: {record[field]!r}.") from error
     _check_turns(conversation, where)
     return conversation
 

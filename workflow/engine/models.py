@@ -110,10 +110,11 @@ def sha256_file(file: Path) -> str:
 
 
 def sha256_folder(folder: Path) -> str:
-    """sha256 over the names and contents of all files directly in a checkpoint folder, manifest and card aside."""
+    """sha256 over names and contents of the files in a checkpoint folder, but for manifest, card and hidden ones."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.name not in ("manifest.json", MODEL_CARD):
+        other = file.name in ("manifest.json", MODEL_CARD) or file.name.startswith(".")  # Snakemake leaves a hidden one
+        if file.is_file() and not other:
             digest.update(f"{file.name} {sha256_file(file)}\n".encode())
     return digest.hexdigest()
 

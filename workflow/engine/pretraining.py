@@ -5,8 +5,6 @@ For experiments without pretrained weights: the embedded world, and real text wh
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,8 @@ import torch
 from torch import Tensor
 
 from baselines.contract import AdamWSettings
-from workflow.engine.errors import InputError
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-
-
-def read_corpus(file: Path, characters: int | None) -> str:
-    """The first `characters` of a gzipped text.
-
-    Raises:
-        InputError: the file is missing, empty or damaged.
-    """
-    if not file.is_file():
-        raise InputError(f"pretrain.corpus: {file} does not exist.")
-    try:
-        with gzip.open(file, "rt", encoding="utf-8") as stream:
-            text = stream.read(-1 if characters is None else characters)
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"pretrain.corpus: {file} is not a whole gzipped text in UTF-8: {error}.") from error
-    if not text.strip():
-        raise InputError(f"pretrain.corpus: {file} is empty.")
-    return text
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> Any:
@@ -54,16 +33,6 @@ def train_tokenizer(texts: list[str], vocabulary_size: int) -> Any:
     )
     core.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=core, **SPECIAL)
-
-
-def pack(tokens: list[int], sequence_length: int) -> Tensor:
-    """(sequences, sequence_length): the text cut into full sequences, the rest left out."""
-    count = len(tokens) // sequence_length
-    if count == 0:
-        raise InputError(
-            f"pretrain.sequence_length: {sequence_length} is more than the corpus has ({len(tokens)} tokens)."
-        )
-    return torch.tensor(tokens[: count * sequence_length]).view(count, sequence_length)
 
 
 def split_off(tokens: list[int]) -> tuple[list[int], list[int]]:
@@ -106,8 +75,8 @@ def pretrain(model: Any, sequences: Tensor, held_out: Tensor, settings: dict[str
     Returns the mean loss over `held_out` (count, length), in nats a token; log and checkpoint stand in `folder`.
     """
     import baselines
-    from workflow.engine.data import Example
     from workflow.engine.memory import MemoryMeter
+    from workflow.engine.plain_text import Packed
     from workflow.engine.speed import StepClock
     from workflow.engine.training import Loop, LoopSettings
 
@@ -128,8 +97,8 @@ def pretrain(model: Any, sequences: Tensor, held_out: Tensor, settings: dict[str
             untimed_steps=0,
             metered_steps=1,
         ),
-        train=[Example(row, row) for row in sequences.tolist()],
-        validation=[Example(row, row) for row in held_out.tolist()],
+        train=Packed(sequences),
+        validation=Packed(held_out),
         learning_rate=settings["learning_rate"],
         seed=settings["seed"],
         pad_token_id=model.config.pad_token_id,

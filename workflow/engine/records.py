@@ -69,7 +69,9 @@ def sources(*patterns: str) -> list[Path]:
 def method_files(method: str) -> list[Path]:
     """Sources that decide what a run of this method does: lisa, the engine, what it imports of baselines."""
     engine = [file for file in sources("workflow/engine/*.py") if file.name not in NO_TRAINING]
-    return sorted([*sources("lisa/*.py", "workflow/stages/train.py"), *_own_files(method), *engine])
+    training = ("train", "continue_pretraining")
+    stages = sources("workflow/continual_pretraining.py", *(f"workflow/stages/{name}.py" for name in training))
+    return sorted([*sources("lisa/*.py"), *stages, *_own_files(method), *engine])
 
 
 def _own_files(method: str) -> set[Path]:

@@ -52,6 +52,10 @@ class Timeline:
         size = 1 if limit is None else -(-len(found) // limit)
         return [max(found[i : i + size], key=lambda moment: moment.total) for i in range(0, len(found), size)]
 
+    def largest(self) -> dict[str, int]:
+        """The most bytes of each role at any moment of the step; other roles need not be largest at the same one."""
+        return {role: max(self._bytes(place), default=0) for place, role in enumerate(ROLES)}
+
     def write_csv(self, file: Path, limit: int = 1000) -> None:
         """Columns operator, part and the roles in bytes; at most `limit` rows, the peak among them."""
         file.parent.mkdir(parents=True, exist_ok=True)

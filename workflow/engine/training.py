@@ -14,7 +14,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ class Loop:
         method: Method,
         settings: LoopSettings,
         *,
-        train: list[Example],
-        validation: list[Example],
+        train: Sequence[Example],
+        validation: Sequence[Example],
         learning_rate: float,
         seed: int,
         pad_token_id: int,
@@ -223,7 +223,7 @@ class Loop:
         batches = batch_indices(len(self.train), self.settings.batch_size, self.seed, start=step * accumulation)
         return (next(batches) for _ in range(accumulation))
 
-    def _batch(self, indices: list[int], items: list[Example] | None = None) -> Batch:
+    def _batch(self, indices: list[int], items: Sequence[Example] | None = None) -> Batch:
         batch = collate([(self.train if items is None else items)[index] for index in indices], self.pad_token_id)
         return {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
 

@@ -74,7 +74,9 @@ def sections(experiment: Mapping[str, Any], cells: list[MemoryCell], tables: Map
         for model in models
         for figure in (figures.ablation_figure(model, varied), figures.range_figure(model, cells))
     ]
-    beside = [tables[name].table for name in ("reproduction", "slopes") if name in tables and tables[name].rows]
+    beside = [
+        tables[name].table for name in ("reproduction", "slopes", "parts") if name in tables and tables[name].rows
+    ]
     speed = Section("speed", "Speed", [], [figures.speed_figure(tables["speed"].rows, found)], [tables["speed"].table])
     every = [
         Section("memory", "Memory", [], peaks, [tables["memory"].table]),

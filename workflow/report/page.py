@@ -20,7 +20,7 @@ from typing import Any
 
 from eval.benchmarks import BENCHMARKS
 from eval.collect import Row, Run, panels
-from eval.conditions import WORLD_NOTE, conditions, distinct
+from eval.conditions import WORLD_NOTE, conditions, distinct, thousands
 from eval.present import RULE_BASED_NOTE
 from eval.tables import TableRow
 from eval.tested import Verdicts
@@ -34,7 +34,8 @@ from workflow.report.tuning_figure import tuning_figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 LAYOUT = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-LEFT_OUT = ("runs", "trials", "cells", "prepared", "tracking")  # what follows from the rest, and where people look
+LEFT_OUT = ("runs", "trials", "cells", "prepared", "card_bytes")  # what follows from the rest ...
+LEFT_OUT += ("tracking",)  # ... and where people look
 FIRST = ("methods", "claims")  # tables that stand before the figures
 ESTIMATE = re.compile(r"(\S+) (\[[^\]]+\])(?: (\w+))?")  # 61.87 [55.1, 68.4] ab
 MOST_FOLDED_ROWS = 1500  # about 0.7 MB of the page
@@ -154,11 +155,20 @@ def summary(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     beside = ", beside the untouched model (vanilla)" if "vanilla" in methods.split(" / ") else ""
     return [
         f"{models} fine-tuned on {data} by {listed(trained) or 'no method'}{beside}.",
+        *_continued(where),
         f"Training: {length} of {window}, at most {training.get('sequence_length', '?')} tokens each; "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {where['precision']}; {where['device']}.",
         _evaluated(experiment),
         f"{sum(run.status == 'ok' for run in runs)} of {len(runs)} runs are complete.",
     ]
+
+
+def _continued(where: Mapping[str, Any]) -> list[str]:
+    """What the methods were trained on before, where they were."""
+    if not where.get("continual_pretraining"):
+        return []
+    tokens = thousands(where["continual_pretraining_tokens"] or "unknown")
+    return [f"Before it, every method that trains was trained on {where['continual_pretraining']} ({tokens} tokens)."]
 
 
 def _evaluated(experiment: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import os
 from eval.chosen import row_path, tried
 from eval.judge_settings import shown_address
 from eval.planned import LOOKS
+from workflow.continual_pretraining import FOLDER, continues, phase_of
 from workflow.experiment import baseline_of, first_run
 from workflow.places import benchmarks_folder, data_folder, model_folder
 from workflow.stages.leaks import forget_former_leak
@@ -11,6 +12,7 @@ from workflow.stages.leaks import forget_former_leak
 ROW = "{model}/{data}/{method}/{variant}"
 RUN = f"{RESULTS}/{ROW}/seed{{seed}}"
 LOGS = f"logs/{NAME}/{ROW}/seed{{seed}}"
+CONTINUED = f"{RUN}/{FOLDER}"  # of a run that pretrains continually
 RUNS = {run["path"]: run for run in EXPERIMENT["runs"]}
 TRIAL = f"{ROW}/tuning/trial{{trial}}/seed{{seed}}"
 TRIALS = {trial["path"]: trial for trial in EXPERIMENT["trials"]}
@@ -148,20 +150,32 @@ def model_manifest(wildcards):
     return MODEL_MANIFESTS[wildcards.model]
 
 
+def continued_record(wildcards):
+    """The record of a run's continual pretraining; nothing where it has none."""
+    return f"{CONTINUED}/run.json" if continues(EXPERIMENT, RUNS[run_path(wildcards)]) else []
+
+
 def train_settings(wildcards):
     """All that decides a run's training, its row's choice aside; a change of it, or of the code, runs it again."""
-    return _settings(RUNS[run_path(wildcards)], EXPERIMENT["training"])
+    return training_settings(EXPERIMENT, RUNS[run_path(wildcards)])
 
 
 def trial_settings(wildcards):
     """All that decides a trial, which is not how many there are."""
     training = {key: value for key, value in EXPERIMENT["training"].items() if key not in LOOKS}
-    return _settings(TRIALS[trial_path(wildcards)], training)
+    return training_settings(EXPERIMENT | {"training": training}, TRIALS[trial_path(wildcards)])
 
 
-def _settings(run, training):
-    keys = ("prompt_format", "device", "threads")
-    return {key: EXPERIMENT[key] for key in keys} | {"training": training, "run": run, "code": CODE[run["method"]]}
+def continual_settings(wildcards):
+    """All that decides a run's continual pretraining, which is not how it is fine-tuned."""
+    settings = training_settings(*phase_of(EXPERIMENT, RUNS[run_path(wildcards)]))
+    return {key: value for key, value in settings.items() if key != "prompt_format"}
+
+
+def training_settings(experiment, run):
+    """All that decides a training with the settings of this experiment and run."""
+    keys = ("training", "continual_pretraining", "prompt_format", "device", "threads")
+    return {key: experiment[key] for key in keys} | {"run": run, "code": CODE[run["method"]]}
 
 
 def all_runs(file):

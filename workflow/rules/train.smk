@@ -6,6 +6,7 @@ rule train:
         data=DATA_MANIFEST,
         model=model_manifest,
         chosen=choice,
+        continued=continued_record,
     output:
         *NORMS_OF_A_RUN,
         record=f"{RUN}/run.json",

@@ -2,7 +2,8 @@
 
 Builds every prompt of the experiment's benchmarks as the evaluation will, without a model, and stops if an evaluated
 item or its gold answer stands among its own demonstrations (eval/leaks.py). Then counts how many items of each
-benchmark, and of MT-Bench, stand in the training data (eval/overlap.py), which stops nothing: the report shows it.
+benchmark, and of MT-Bench, stand in the training data, the text of continual pretraining among them (eval/overlap.py),
+which stops nothing: the report shows it.
 Writes results/<experiment>/leaks.json, or, when it finds a leak, leak_found.json, with which no run of the experiment
 starts: training does not wait for this stage, since Snakemake would not see a changed run behind a changed benchmark.
 The pipeline takes leak_found.json away as soon as what was checked has changed (`forget_former_leak`).
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from eval import EvaluationError
+from workflow.continual_pretraining import named
 from workflow.engine.errors import InputError
 from workflow.engine.records import sha256_sources, sources
 from workflow.experiment import load
-from workflow.places import benchmarks_folder, data_folder
+from workflow.places import benchmarks_folder, data_folder, text_folder
 from workflow.stages import parser, read_manifest, results_folder, stage_main
 
 SCHEMA_VERSION = "1.0"
@@ -56,10 +58,7 @@ def check(experiment: dict[str, Any], file: Path) -> None:
         write_json(file.with_name(FOUND), {"error": str(error), "checked": _checked(experiment)})
         raise
     items |= _questions(experiment, root)
-    overlap = {
-        entry["name"]: count_overlap(items, _records(data_folder(experiment) / entry["name"] / "train.jsonl"))
-        for entry in experiment["data"]
-    }
+    overlap = {name: count_overlap(items, records) for name, records in _training_data(experiment).items()}
     found = {"ngram": NGRAM_WORDS, "prompts": prompts, "overlap": overlap}
     write_json(file, {"schema_version": SCHEMA_VERSION, "status": "ok", **found})
 
@@ -119,6 +118,17 @@ def _questions(experiment: dict[str, Any], root: Path) -> dict[str, list[Any]]:
 
     questions = select_questions(load_mt_bench(root).questions, experiment["mt_bench"]["limit"])
     return {MT_BENCH: [Item(f"{MT_BENCH}/{entry['question_id']}", " ".join(entry["turns"])) for entry in questions]}
+
+
+def _training_data(experiment: dict[str, Any]) -> dict[str, Iterator[str]]:
+    """The texts of all that is trained on, by data set; last that of continual pretraining."""
+    from workflow.engine.plain_text import read_documents
+
+    folder, text = data_folder(experiment), experiment["continual_pretraining"]
+    found = {entry["name"]: _records(folder / entry["name"] / "train.jsonl") for entry in experiment["data"]}
+    if text is not None:
+        found[f"{named(text)} (continual pretraining)"] = read_documents(text_folder(experiment) / "train.jsonl")
+    return found
 
 
 def _records(file: Path) -> Iterator[str]:

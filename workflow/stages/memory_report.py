@@ -2,8 +2,8 @@
 and its figures as figures/*.svg.
 
 Predictions stand in the experiment's results; measurements there and under results/reference/<device>/. Where published
-tables are named, tables/{reproduction,slopes} hold them against ours. A cell without a prediction has its row, but the
-stage then ends with a non-zero code that names it, unless --partial says that this is known.
+tables are named, tables/{reproduction,slopes,parts} hold them against ours. A cell without a prediction has its row,
+but the stage then ends with a non-zero code that names it, unless --partial says that this is known.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def tables(experiment: dict[str, Any], cells: list[Any]) -> dict[str, Any]:
     from eval import memory_present as present
     from eval import memory_tables
     from eval.memory_cells import devices
-    from eval.reproduction import reproduction, slopes
+    from eval.reproduction import parts, reproduction, slopes
     from workflow.report.memory_page import Made
 
     found = devices(cells)
@@ -70,10 +70,12 @@ def tables(experiment: dict[str, Any], cells: list[Any]) -> dict[str, Any]:
         "ablation": Made(ablation, present.ablation_table(ablation, experiment, found)),
         "speed": Made(speed, present.speed_table(speed, experiment, found)),
     }
-    beside, steps = reproduction(cells, experiment), slopes(cells, experiment)
+    beside, steps, components = (make(cells, experiment) for make in (reproduction, slopes, parts))
     if beside:
         made["reproduction"] = Made(beside, present.reproduction_table(beside, experiment, found))
         made["slopes"] = Made(steps, present.slopes_table(steps, experiment))
+    if components:
+        made["parts"] = Made(components, present.parts_table(components, experiment))
     return made
 
 

@@ -2,7 +2,8 @@
 
 Once data, benchmarks and models are prepared nothing touches the network. Writes <prepared_root>/data/<key>/:
 manifest.json and one folder a data set with train.jsonl, validation.jsonl and, where an experiment tunes, tuning.jsonl,
-a conversation a line.
+a conversation a line; where the experiment pretrains continually, `_text/` with train.jsonl and validation.jsonl, a
+document a line.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import json
 import random
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workflow.engine.errors import InputError
 from workflow.experiment import load
-from workflow.places import DOWNLOADED, GENERATED, data_folder
+from workflow.places import DOWNLOADED, GENERATED, data_folder, text_folder
 from workflow.stages import parser, stage_main
 from workflow.stages.leaks import check_prompts
 from workflow.stages.prepare_benchmarks import check_benchmarks, checksums
@@ -48,12 +50,23 @@ def prepare(experiment: dict[str, Any], folder: Path) -> None:
         entry["name"]: {**_write_conversations(entry, root, folder, tuning), "revision": commits.get(entry["dataset"])}
         for entry in experiment["data"]
     }
+    text = _write_text(experiment, root, folder, commits)
     if experiment["data_root"] != DOWNLOADED:
         check_benchmarks(experiment, root)  # now, not after hours of training
         check_prompts(experiment, root)
-    used = [*(root / "hub" / entry["dataset"] for entry in experiment["data"]), root / "corpus"]
+    used = [*(root / "hub" / dataset for dataset in _needed(experiment)), root / "corpus"]
+    used += [root / experiment["continual_pretraining"]["file"]] if text and "file" in text else []
     source = {"root": str(root), "source": experiment["data_root"], "revisions": commits}
-    write_json(folder / "manifest.json", {**source, "data": sets, "files": checksums(root, used)})
+    write_json(folder / "manifest.json", {**source, "data": sets, "text": text, "files": checksums(root, used)})
+
+
+def _needed(experiment: dict[str, Any]) -> dict[str, set[str | None]]:
+    """The data sets to train on, with their configurations."""
+    needed: dict[str, set[str | None]] = {}
+    for entry in [*experiment["data"], experiment["continual_pretraining"] or {}]:
+        if "dataset" in entry:
+            needed.setdefault(entry["dataset"], set()).add(entry["config"])
+    return needed
 
 
 def _get_root(experiment: dict[str, Any], folder: Path) -> tuple[Path, dict[str, str]]:
@@ -65,10 +78,7 @@ def _get_root(experiment: dict[str, Any], folder: Path) -> tuple[Path, dict[str,
         _generate(experiment, root)
         return root, {}
     if source == DOWNLOADED:
-        needed: dict[str, set[str | None]] = {}
-        for entry in experiment["data"]:
-            needed.setdefault(entry["dataset"], set()).add(entry["config"])
-        return root, download_datasets(needed, experiment["dataset_revisions"], root / "hub")
+        return root, download_datasets(_needed(experiment), experiment["dataset_revisions"], root / "hub")
     return Path(source).resolve(), {}
 
 
@@ -156,8 +166,12 @@ def _hold_out(
 
 
 def _load_split(entry: dict[str, Any], split: str, root: Path, folder: Path) -> list[Row]:
-    source = f"data {entry['name']!r}: data set {entry['dataset']!r}"
-    hub = root / "hub"
+    return list(enumerate(_open_split(f"data {entry['name']!r}", entry, split, root, folder).to_list()))
+
+
+def _open_split(source: str, entry: dict[str, Any], split: str, root: Path, folder: Path) -> Any:
+    """A split of a data set that is there, as `datasets` has it: its records are read when they are asked for."""
+    source, hub = f"{source}: data set {entry['dataset']!r}", root / "hub"
     if not (hub / entry["dataset"]).is_dir():
         raise InputError(f"{source} is not in {hub}: no folder {hub / entry['dataset']}.")
     import datasets
@@ -173,7 +187,7 @@ def _load_split(entry: dict[str, Any], split: str, root: Path, folder: Path) -> 
         raise InputError(f"{source}, configuration {entry['config']!r}, split {split!r}: {reason}") from error
     if not len(loaded):
         raise InputError(f"{source}: split {split!r} is empty.")
-    return list(enumerate(loaded.to_list()))
+    return loaded
 
 
 def _reason(error: Exception, folder: Path) -> str:
@@ -186,6 +200,59 @@ def _reason(error: Exception, folder: Path) -> str:
                 return f"{file} is empty."
     cause = error.__cause__ or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+# --- text of continual pretraining
+
+
+def _write_text(experiment: dict[str, Any], root: Path, folder: Path, commits: dict[str, str]) -> dict[str, Any] | None:
+    """Write the documents to train on and those held out; returns their part of the manifest."""
+    from workflow.engine.models import sha256_file
+    from workflow.engine.plain_text import write_documents
+
+    wanted = experiment["continual_pretraining"]
+    if wanted is None:
+        return None
+    count, document = _documents(wanted, root, folder)
+    order = list(range(count))
+    random.Random(0).shuffle(order)
+    held_out, rest = order[: wanted["validation_items"]], order[wanted["validation_items"] :]
+    train = rest[: wanted["max_train_items"]]
+    if not train:
+        raise InputError(
+            f"continual_pretraining: nothing is left of {count} documents after {len(held_out)} were held out."
+        )
+    target = text_folder(experiment)
+    target.mkdir(exist_ok=True)
+    counts = {
+        name: write_documents((text for place in places if (text := document(place)).strip()), target / f"{name}.jsonl")
+        for name, places in (("train", train), ("validation", held_out))
+    }
+    if not counts["train"]:
+        raise InputError(f"continual_pretraining: every document to train on is empty ({len(train)} of them).")
+    origin = {key: wanted[key] for key in ("file", "dataset") if key in wanted}
+    checksum = sha256_file(target / "train.jsonl")
+    return {**origin, **counts, "sha256": checksum, "revision": commits.get(wanted.get("dataset", ""))}
+
+
+def _documents(wanted: dict[str, Any], root: Path, folder: Path) -> tuple[int, Callable[[int], str]]:
+    """How many documents there are, and each of them by its place: a corpus may be larger than memory."""
+    from workflow.engine.plain_text import documents_of, read_text_file
+
+    if "file" in wanted:
+        documents = documents_of(read_text_file(root / wanted["file"], "continual_pretraining.file"))
+        return len(documents), documents.__getitem__
+    loaded, field = _open_split("continual_pretraining", wanted, wanted["split"], root, folder), wanted["text_field"]
+    where = f"continual_pretraining ({wanted['dataset']}, {wanted['split']}"
+
+    def document(place: int) -> str:
+        text = loaded[place].get(field)
+        if not isinstance(text, str):
+            found = ", ".join(loaded.column_names)
+            raise InputError(f"{where}, record {place}): field {field!r} is {text!r}, no text; the record has {found}.")
+        return text
+
+    return len(loaded), document
 
 
 if __name__ == "__main__":

@@ -107,12 +107,13 @@ def _pretrain(experiment: dict[str, Any], settings: dict[str, Any], folder: Path
     import torch
 
     from workflow.engine.data import read_conversations
-    from workflow.engine.pretraining import build_model, pack, pretrain, read_corpus, split_off, train_tokenizer
+    from workflow.engine.plain_text import pack, read_text_file
+    from workflow.engine.pretraining import build_model, pretrain, split_off, train_tokenizer
 
     torch.set_num_threads(settings["threads"])
     data = data_folder(experiment)
     root = Path(json.loads((data / "manifest.json").read_text())["root"])
-    text = read_corpus(root / settings["corpus"], settings.get("corpus_characters"))
+    text = read_text_file(root / settings["corpus"], "pretrain.corpus", settings.get("corpus_characters"))
     turns = [
         turn["content"]
         for entry in experiment["data"]
@@ -124,7 +125,7 @@ def _pretrain(experiment: dict[str, Any], settings: dict[str, Any], folder: Path
     model = build_model(settings["architecture"], tokenizer, settings["seed"])
     kept, held_out = split_off(tokens)
     for phase in settings["phases"]:
-        parts = (pack(part, phase["sequence_length"]) for part in (kept, held_out))
+        parts = (pack(part, phase["sequence_length"], "pretrain.sequence_length") for part in (kept, held_out))
         loss = pretrain(model, *parts, {**phase, "seed": settings["seed"]}, folder.parent / "pretraining")
     from transformers.utils import logging
 

@@ -98,6 +98,7 @@ def asked_tables(
     """The tables of what an experiment may ask for, each only where there is something to put into it."""
     from eval import present, tables
     from eval.claims import claims, claims_table
+    from eval.continual_table import continued, continued_table
     from eval.differences_table import differences, differences_table
     from eval.forgetting_table import forgetting, forgetting_table
     from eval.limits import limits, limits_table
@@ -113,6 +114,7 @@ def asked_tables(
     leaks = read_leaks(results)
     compared = tables.comparison(rows, experiment)
     made = [
+        (continued(rows, experiment), lambda lines: continued_table(lines, experiment)),
         (tuning(rows, experiment), lambda lines: tuning_table(lines, experiment)),
         (categories(rows, experiment, verdicts), lambda lines: categories_table(lines, experiment)),
         (pairwise(rows, experiment, verdicts), lambda lines: pairwise_table(lines, experiment, verdicts)),

@@ -2,6 +2,7 @@
 operations, on tensors without data; no GPU, no weights.
 
 Writes `simulated.json`, and `simulated_timeline.csv`: bytes by component over the operators of the step with the peak.
+`components` are those at the peak, `largest` the most of each at any moment of that step: gradients may come later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from workflow.memory_experiment import check_cell, find_cell, load
 from workflow.stages import parser, results_folder, stage_main
 
-SCHEMA_VERSION = "1.0.0"  # of simulated.json
+SCHEMA_VERSION = "1.1.0"  # of simulated.json; 1.1: `largest`
 TIMELINE_ROWS = 1000
 
 
@@ -57,6 +58,7 @@ def simulate_cell(experiment: dict[str, Any], cell: dict[str, Any], folder: Path
         "conditions": cell["conditions"],
         "status": "ok",
         **found.as_json(),
+        "largest": found.timeline.largest(),
         "environment": environment(memory_files(cell["method"]), torch.device("cpu"), torch.get_num_threads()),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Train one run: load the prepared model and data, fine-tune with the method, export a plain checkpoint, write the run
-record.
+record. Where the experiment pretrains continually, the checkpoint of `continue_pretraining` is loaded in place of the
+prepared model; if that stage left none, there is nothing to fine-tune, and the record says so.
 
 A run whose learning rate trials choose takes it, and what else was swept, from `tuning/chosen.json`. A trial is trained
 by the same loop; it has the loss on the tuning records in place of the validation loss, and no checkpoint.
@@ -22,6 +23,8 @@ from typing import Any
 
 from eval.chosen import as_chosen
 from eval.planned import LOOKS
+from workflow import continual_pretraining
+from workflow.engine.errors import InputError
 from workflow.experiment import build_method, find_training, load
 from workflow.places import data_folder, model_folder
 from workflow.stages import parser, read_manifest, reason_of, results_folder, stage_main
@@ -53,6 +56,8 @@ LOOP_KEYS = (
     "loss_chunk_tokens",
     "step_in_backward",
 )
+# of the record that continual pretraining left, what the run's own record repeats
+OF_CONTINUED = ("status", "phase", "error", "data", "steps", "validation_loss", "memory", "time", "throughput")
 
 
 def main() -> None:
@@ -84,29 +89,35 @@ def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> 
 
     A trial leaves no model/.
     """
+    for name in RESULTS_OF_TRAINING:
+        (folder / name).unlink(missing_ok=True)
+    leave_results(Attempt(experiment, run, folder))
+
+
+def leave_results(attempt: Attempt) -> None:
+    """Carry an attempt out and leave run.json, log.jsonl and model/ in its folder, or failure.json."""
     from workflow.engine.models import work_offline
     from workflow.engine.records import check_record, write_json
     from workflow.engine.training import forget_checkpoints
     from workflow.engine.weight_norms import FILE as WEIGHT_NORMS
 
+    folder, failure = attempt.folder, attempt.failure_file
     work_offline()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("failure.json", *RESULTS_OF_TRAINING):
-        (folder / name).unlink(missing_ok=True)
-    _forget_other_settings(experiment, run, folder)
-    attempt = Attempt(experiment, run, folder)
+    failure.unlink(missing_ok=True)
+    _forget_other_settings(attempt)
     try:
         attempt.carry_out()
     except Exception as error:
         if not attempt.note(error):
             with contextlib.suppress(OSError):  # a full disk: the reason comes first
-                write_json(folder / "failure.json", attempt.record)
+                write_json(failure, attempt.failure())
             raise
         shutil.rmtree(folder / "model", ignore_errors=True)
-        if not is_trial(run):
+        if not is_trial(attempt.run):
             (folder / "model").mkdir()
     (folder / "log.jsonl").touch()
-    if experiment["training"]["weight_norms_every_steps"]:
+    if attempt.experiment["training"]["weight_norms_every_steps"]:
         (folder / WEIGHT_NORMS).touch()  # a run that trained nothing has none
     check_record(attempt.record)
     write_json(folder / "run.json", attempt.record)
@@ -115,18 +126,22 @@ def train_run(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> 
         attempt.tracking.finish(attempt.record)
 
 
-def _forget_other_settings(experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> None:
+def _forget_other_settings(attempt: Attempt) -> None:
     """Drop a checkpoint that was made under other settings than today's: it must not be resumed."""
-    from workflow.engine.records import method_files, sha256_sources
     from workflow.engine.training import forget_checkpoints
 
-    parts = {key: experiment[key] for key in ("training", "prompt_format", "threads", "device")} | {"run": run}
-    parts |= {"data": str(data_folder(experiment)), "model": str(model_folder(experiment, run["model"]))}
-    parts |= {"code": sha256_sources(method_files(run["method"]))}
-    wanted, file = json.dumps(parts, sort_keys=True), folder / "checkpoint.settings.json"
+    wanted, file = json.dumps(attempt.decided_by(), sort_keys=True), attempt.folder / "checkpoint.settings.json"
     if not file.is_file() or file.read_text() != wanted:
-        forget_checkpoints(folder)
+        forget_checkpoints(attempt.folder)
         file.write_text(wanted)
+
+
+class EndedBefore(Exception):
+    """Continual pretraining ended early, as its record says, so there is nothing to fine-tune."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        super().__init__(f"nothing to fine-tune: ended as {record['status']} ({record['phase']}: {record['error']})")
+        self.status = record["status"]
 
 
 class Attempt:
@@ -134,9 +149,22 @@ class Attempt:
 
     def __init__(self, experiment: dict[str, Any], run: dict[str, Any], folder: Path) -> None:
         self.experiment, self.run, self.folder = experiment, run, folder
+        self.failure_file = folder / "failure.json"
         self.method = build_method(experiment, run)
         self.tracking: Any = None
         self.record = empty_record(experiment, run)
+
+    def decided_by(self) -> dict[str, Any]:
+        """All that a checkpoint to resume from must have in common with this attempt."""
+        from workflow.engine.models import sha256_file
+        from workflow.engine.records import method_files, sha256_sources
+
+        experiment, run = self.experiment, self.run
+        parts = {key: experiment[key] for key in ("training", "prompt_format", "threads", "device")} | {"run": run}
+        parts |= {"data": str(data_folder(experiment)), "model": str(model_folder(experiment, run["model"]))}
+        before = self.folder / continual_pretraining.FOLDER / "run.json"
+        parts |= {"continued": sha256_file(before)} if before.is_file() else {}
+        return parts | {"code": sha256_sources(method_files(run["method"]))}
 
     def carry_out(self) -> None:
         """Load, train, export unless it is a trial; each phase is noted before it begins."""
@@ -180,15 +208,14 @@ class Attempt:
         from workflow.engine.prompts import check_format
 
         training = self.experiment["training"]
-        manifest = read_manifest(model_folder(self.experiment, self.run["model"]))
-        self.record["model"] |= {key: manifest[key] for key in ("revision", "sha256")}
-        tokenizer = load_tokenizer(Path(manifest["folder"]))
+        checkpoint = self._checkpoint()
+        tokenizer = load_tokenizer(checkpoint)
         check_format(
             self.experiment["prompt_format"], tokenizer, answers=self.experiment["mt_bench"] is not None
         )  # a model that another experiment prepared was not asked for this one's format
         with self.meter.phase("load"), self.meter.step():
             model = load_model(
-                Path(manifest["folder"]),
+                checkpoint,
                 precision=training["precision"],
                 attention=training["attention"],
                 device=loading_device(self.method, self.device),
@@ -197,6 +224,29 @@ class Attempt:
             self.meter.watch(model)
         self.record["model"]["parameters"] = count_parameters(model)
         return model, tokenizer
+
+    def _base_model(self) -> Path:
+        """Folder of the prepared model, whose revision the record then has."""
+        manifest = read_manifest(model_folder(self.experiment, self.run["model"]))
+        self.record["model"] |= {key: manifest[key] for key in ("revision", "sha256")}
+        return Path(manifest["folder"])
+
+    def _checkpoint(self) -> Path:
+        """Folder of what is fine-tuned: the prepared model, or what continual pretraining made of it."""
+        from workflow.engine.models import sha256_folder
+
+        base = self._base_model()
+        if not continual_pretraining.continues(self.experiment, self.run):
+            return base
+        folder = self.folder / continual_pretraining.FOLDER
+        before = read_continued(self.experiment, folder)
+        told = {key: before[key] for key in OF_CONTINUED} | {"learning_rate": before["method"]["learning_rate"]}
+        self.record["continual_pretraining"] = told | {"checkpoint_sha256": None}
+        if before["status"] != "ok":
+            self.record["phase"] = continual_pretraining.KEY
+            raise EndedBefore(before)
+        self.record["continual_pretraining"]["checkpoint_sha256"] = sha256_folder(folder / "model")
+        return folder / "model"
 
     def _train(self, model: Any, tokenizer: Any) -> Any:
         from workflow.engine.training import Loop, LoopSettings, optimizer_steps
@@ -284,10 +334,29 @@ class Attempt:
     def note(self, error: Exception) -> bool:
         """Put an error into the record; True if it is a result (out of memory, divergence) and not a failure."""
         status = status_of(error)
-        self.record |= {"status": status, "error": reason_of(error)}
-        if status != "failed":
+        self.record |= {"status": status, "error": str(error) if isinstance(error, EndedBefore) else reason_of(error)}
+        if status != "failed" and not isinstance(error, EndedBefore):
             self.record["memory"] = self.meter.record()
         return status != "failed"
+
+    def failure(self) -> dict[str, Any]:
+        """What failure.json holds."""
+        return self.record
+
+
+def read_continued(experiment: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The record that `continue_pretraining` left in a run's folder.
+
+    Raises:
+        InputError: there is none, or it is of another phase than the experiment asks for.
+    """
+    file, mend = folder / "run.json", "run `python -m workflow.stages.continue_pretraining` first, or Snakemake"
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: {mend}.")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if record["settings"].get(continual_pretraining.KEY) != experiment[continual_pretraining.KEY]:
+        raise InputError(f"{file} is of another continual_pretraining than this experiment's: {mend}.")
+    return record
 
 
 def status_of(error: Exception) -> str:
@@ -295,6 +364,8 @@ def status_of(error: Exception) -> str:
     from workflow.engine.models import is_out_of_memory
     from workflow.engine.training_step import Diverged
 
+    if isinstance(error, EndedBefore):
+        return error.status
     return "diverged" if isinstance(error, Diverged) else "oom" if is_out_of_memory(error) else "failed"
 
 
@@ -314,6 +385,7 @@ def empty_record(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, A
         "validation_loss",
         "steps",
         "resumed_at_step",
+        "continual_pretraining",
     )
     counts = ("train_tokens", "train_items", "validation_items", "cut_items")
     settings = {key: run[key] for key in ("variant", "hyperparameters", "learning_rate")}
@@ -347,6 +419,7 @@ def settings_of(experiment: dict[str, Any], device: Any, method: Any) -> dict[st
         "optimizer": method.optimizer_name,
         "adamw_implementation": training["adamw_implementation"] if method.optimizer_name == "AdamW" else None,
         "prompt_format": experiment["prompt_format"],
+        continual_pretraining.KEY: experiment.get(continual_pretraining.KEY),
         "weight_dtype": dtype,
         "gradient_dtype": dtype,
         "optimizer_state_dtype": None,  # read off the optimizer after training
