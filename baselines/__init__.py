@@ -61,13 +61,15 @@ def hyperparameters(name: str, overrides: Mapping[str, Any]) -> Any:
     return kind(**{key: _typed(name, key, value, hints[key]) for key, value in overrides.items()})
 
 
-def build(name: str, overrides: Mapping[str, Any], adamw: AdamWSettings, seed: int) -> Method:
-    """The method `name`, ready to `prepare` a model; `seed` is for its own draws.
+def build(
+    name: str, overrides: Mapping[str, Any], adamw: AdamWSettings, seed: int, draw_seed: int | None = None
+) -> Method:
+    """The method `name`, ready to `prepare` a model; its `seed` and `draw_seed` are those of `contract.Method`.
 
     Raises:
         ValueError: see `hyperparameters`.
     """
-    return method_class(name)(hyperparameters(name, overrides), adamw, seed)
+    return method_class(name)(hyperparameters(name, overrides), adamw, seed, draw_seed)
 
 
 def _typed(method: str, key: str, value: Any, hint: Any) -> Any:

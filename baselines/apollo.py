@@ -69,7 +69,7 @@ class Method(contract.Method):
         groups = low_rank_groups(model, hp.layers, settings.weight_decay, **projection, **kind)
         optimizer = APOLLOAdamW(groups, lr=lr, betas=(settings.beta1, settings.beta2), eps=settings.epsilon)
         for state in optimizer.state.values():
-            state["seed"] += self.seed * len(optimizer.state)
+            state["seed"] += self.draw_seed * len(optimizer.state)
         return own_projectors(optimizer, optimizer._initialize_projector)
 
     def state_bytes(self, model: nn.Module) -> int:

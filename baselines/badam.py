@@ -121,7 +121,7 @@ class Method(contract.Method):
 
     def _block_of(self, period: int) -> int:
         """Index of the block that trains in `period`: a function of nothing but the settings and the seed."""
-        return block_at(period, len(self.blocks), self.hyperparameters.switch_mode, self.seed)
+        return block_at(period, len(self.blocks), self.hyperparameters.switch_mode, self.draw_seed)
 
 
 def block_at(period: int, blocks: int, mode: str, seed: int) -> int:

@@ -121,11 +121,14 @@ class Method:
     prepares_on_host: ClassVar[bool] = False
     period_hyperparameter: ClassVar[str | None] = None
 
-    def __init__(self, hyperparameters: Any, adamw: AdamWSettings, seed: int) -> None:
-        """`seed` is for the method's own draws only; data order and initialisation have theirs."""
+    def __init__(self, hyperparameters: Any, adamw: AdamWSettings, seed: int, draw_seed: int | None = None) -> None:
+        """`seed` starts what the method adds to the model (adapters); `draw_seed`, by default the same, is for what it
+        draws as it trains (layers, blocks, projections). The order of the data has a seed of its own.
+        """
         self.hyperparameters = hyperparameters
         self.adamw = adamw
         self.seed = seed
+        self.draw_seed = seed if draw_seed is None else draw_seed
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise ValueError if the method cannot run on a model with this `config.json` (say, too few layers)."""

@@ -84,7 +84,7 @@ class Method(contract.Method):
         hp = self.hyperparameters
         optimizer = super().optimizer(model, lr) if hp.always_on_moment_bits == 32 else self._mixed_adamw(model, lr)
         choices = {**hp.draws(), **hp.outside()}
-        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, **choices, layers=hp.layers)
+        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.draw_seed, **choices, layers=hp.layers)
         return optimizer
 
     def _mixed_adamw(self, model: nn.Module, lr: float) -> Optimizer:

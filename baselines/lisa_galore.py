@@ -60,7 +60,9 @@ class Method(lisa_method.Method):
         """Over every parameter, before any layer is frozen."""
         hp = self.hyperparameters
         optimizer = galore_adamw(model, lr, hp, self.adamw)
-        self.lisa = LISA(model, optimizer, hp.gamma, hp.period_steps, self.seed, layers=hp.layers, **self.draws(model))
+        self.lisa = LISA(
+            model, optimizer, hp.gamma, hp.period_steps, self.draw_seed, layers=hp.layers, **self.draws(model)
+        )
         return optimizer
 
     def draws(self, model: nn.Module) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def seeds_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
 
 def _parts(experiment: Mapping[str, Any]) -> str:
     """What a seed decides here."""
-    fixed = experiment.get("fixed_seeds") or {}
+    fixed = experiment.get("training", {}).get("fixed_seeds") or {}
     words = {"data_order": "order of the data", "initialisation": "initialisation", "draws": "draws of layers"}
-    moved = [text for key, text in words.items() if fixed.get(key) is None]
-    held = [f"{text} held at {fixed[key]}" for key, text in words.items() if fixed.get(key) is not None]
+    moved = [text for key, text in words.items() if key not in fixed]
+    held = [f"{text} held at {fixed[key]}" for key, text in words.items() if key in fixed]
     return ", ".join([*moved, *held])

@@ -30,6 +30,7 @@ from workflow.engine.errors import InputError
 from workflow.engine.shapes import check_room, positions, read_shape
 from workflow.form import completed, hint, read
 from workflow.places import GENERATED, prepared
+from workflow.seeds import check_seeds, seed_of
 from workflow.tuning import trials
 from workflow.variants import variants
 from workflow.world.benchmarks import GENERATED_DATA_SETS
@@ -118,6 +119,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
     check_unique("data", config["data"])
     _check_models(config)
     _check_training("training", config["training"])
+    check_seeds(config)
     _check_continual_pretraining(config)
     _check_world_has(config)
     _check_machine(config["device"], config["evaluation"])
@@ -323,7 +325,8 @@ def build_method(config: dict[str, Any], run: dict[str, Any]) -> Any:
     training = config["training"]
     keys = ("beta1", "beta2", "epsilon", "weight_decay")
     adamw = AdamWSettings(**{key: training[key] for key in keys}, implementation=training["adamw_implementation"])
-    return baselines.build(run["method"], run["hyperparameters"], adamw, run["seed"])
+    start, draws = (seed_of(part, config, run) for part in ("initialisation", "draws"))
+    return baselines.build(run["method"], run["hyperparameters"], adamw, start, draws)
 
 
 def _check_methods_fit_models(config: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def test_what_is_held_fixed_is_said(tmp_path):
     plan = fixture_tree.write_tree(tmp_path)
     notes = seeds_table(seeds(rows_of(plan, tmp_path), plan), plan).notes
     assert "order of the data, initialisation, draws of layers." in notes[0]
-    plan["fixed_seeds"] = {"data_order": 0, "initialisation": 7, "draws": None}
+    plan["training"]["fixed_seeds"] = {"data_order": 0, "initialisation": 7}
     notes = seeds_table(seeds(rows_of(plan, tmp_path), plan), plan).notes
     assert "draws of layers, order of the data held at 0, initialisation held at 7." in notes[0]
 

@@ -156,6 +156,12 @@ def test_another_judge_evaluates_nothing_again_and_another_part_of_the_text_chec
     assert planned(evaluation=window) == {"general_text", "evaluate", "judge", "report"}
 
 
+def losses(run: Path) -> list[float]:
+    """Of training and validation, as the log has them."""
+    rows = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [row.get("loss", row.get("validation_loss")) for row in rows]
+
+
 def test_same_seed_gives_the_same_numbers_bit_for_bit(first: tuple[Path, Any]) -> None:
     folder, _ = first
     twin = mini(folder / "prepared-again", name="twin", methods=["lisa"])
@@ -163,16 +169,24 @@ def test_same_seed_gives_the_same_numbers_bit_for_bit(first: tuple[Path, Any]) -
     assert done.returncode == 0, done.stderr
     one, two = folder / f"{RUN}/lisa/default/seed0", folder / "results/twin/tiny/world/lisa/default/seed0"
 
-    def losses(run: Path) -> list[float]:
-        return [
-            row.get("loss", row.get("validation_loss"))
-            for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())
-        ]
-
     assert losses(one) == losses(two)
     assert (one / "samples.jsonl.gz").read_bytes() == (two / "samples.jsonl.gz").read_bytes()
     assert (one / "answers.jsonl").read_text() == (two / "answers.jsonl").read_text()
     assert read(one, "scores.json")["benchmarks"] == read(two, "scores.json")["benchmarks"]
+
+
+def test_a_part_that_is_held_fixed_does_not_follow_the_seed(first: tuple[Path, Any]) -> None:
+    folder, _ = first
+    whole = losses(folder / f"{RUN}/lisa/default/seed0")
+    found = {}
+    for name, held in (("held", ("data_order", "initialisation", "draws")), ("drawn", ("data_order",))):
+        change = {"training": mini(folder)["training"] | {"fixed_seeds": dict.fromkeys(held, 0)}}
+        bare = {"evaluation": {"benchmarks": []}, "mt_bench": None, "methods": ["lisa"], "seeds": [1]}
+        done = snakemake(folder, mini(folder / "prepared", name=name, **bare, **change))
+        assert done.returncode == 0, done.stderr
+        found[name] = losses(folder / f"results/{name}/tiny/world/lisa/default/seed1")
+    assert found["held"] == whole
+    assert found["drawn"][0] == whole[0] and found["drawn"] != whole
 
 
 def test_a_changed_setting_and_a_changed_benchmark_list_take_one_call(first: tuple[Path, Any]) -> None:

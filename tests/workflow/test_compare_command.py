@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[2]
 Answer = Callable[..., str]
 
 
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 100 columns, whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """results/here and results/there (other torch, other code and data of lora, GSM8K 0-shot, one seed out of memory)

@@ -33,6 +33,7 @@ OTHERS = {  # every file of config/ besides the default
     "lisa_variants.yaml",
     "weight_norms.yaml",
     "tuned.yaml",
+    "ablation_gamma_period.yaml",
     "memory_cpu.yaml",
     "continual_pretraining.yaml",
     *(f"paper/{file.name}" for file in (ROOT / "config/paper").glob("*.yaml")),

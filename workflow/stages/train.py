@@ -27,6 +27,7 @@ from workflow import continual_pretraining
 from workflow.engine.errors import InputError
 from workflow.experiment import build_method, find_training, load
 from workflow.places import data_folder, model_folder
+from workflow.seeds import seed_of
 from workflow.stages import parser, read_manifest, reason_of, results_folder, stage_main
 from workflow.stages.leaks import refuse_known_leak
 
@@ -195,7 +196,7 @@ class Attempt:
         check_installed(self.experiment["tracking"])
         self.device = take_device(self.experiment["device"])
         torch.set_num_threads(self.experiment["threads"])
-        torch.manual_seed(self.run["seed"])
+        torch.manual_seed(seed_of("draws", self.experiment, self.run))
         self.meter = MemoryMeter(self.device)
         self.clock = StepClock(self.experiment["training"]["untimed_steps"], self.device)
         self.record["environment"] = environment(
@@ -266,7 +267,7 @@ class Attempt:
             train=splits["train"],
             validation=splits[held_out],
             learning_rate=self.run["learning_rate"],
-            seed=self.run["seed"],
+            seed=seed_of("data_order", experiment, self.run),
             pad_token_id=tokenizer.pad_token_id,
             folder=self.folder,
             meter=self.meter,
