@@ -3,9 +3,9 @@
     lines = claims(rows, experiment, verdicts)        # tables/claims.csv, a line a claim, panel and score
     table = claims_table(lines, experiment)
 
-`report.claims` of an experiment names pairs of rows, [better, worse], before anything is run. Each pair is tested as
-in `eval/verdicts.py`, but corrected for the pairs of its claim only, since these were asked for beforehand. A claim
-shows up where every pair is told apart as claimed, and is reversed where one is told apart the other way.
+`report.claims` of an experiment names pairs of rows, [better, worse], before anything is run. What a claim says is
+tested once: the mean of its better rows against the mean of its worse rows, joined seed by seed. Each pair is tested
+too, as in `eval/verdicts.py`, but corrected for the pairs of its claim only, since these were asked for beforehand.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from eval.collect import Row, panels
 from eval.tested import Column, Verdicts
 from eval.text import Column as Shown
 from eval.text import Table, build, plain
-from eval.verdicts import Difference, amount, corrected, seen_from
+from eval.values import joined
+from eval.verdicts import Difference, amount, compare, corrected, seen_from
 
 HEADING = "Claims"
 NOTE = (
-    "A claim names pairs of rows in advance, the better one first. Shows up: every pair is told apart as claimed "
-    "(tests as under the other tables, corrected for the pairs of the claim). In part: some are, and none the other "
-    "way. Not seen: none is told apart, which is no proof of equality. Reversed: a pair is told apart the other way."
+    "A claim names pairs of rows in advance, the better one first. Its mean difference is that of the better rows' "
+    "mean and the worse rows' mean, joined seed by seed and tested as one pair. Shows up: it is told apart as claimed, "
+    "and no single pair the other way (tests as under the other tables, corrected for the pairs of the claim). In "
+    "part: only single pairs are. Not seen: nothing is told apart, which is no proof of equality. Reversed: the mean "
+    "difference, or single pairs only, are told apart the other way. Mixed: some of it one way, some the other."
 )
-SHOWS, PART, UNSEEN, REVERSED, UNTESTED = "shows up", "shows up in part", "not seen", "reversed", "not tested"
+SHOWS, PART, UNSEEN, REVERSED = "shows up", "shows up in part", "not seen", "reversed"
+MIXED, UNTESTED = "mixed", "not tested"
 
 Line = dict[str, Any]
 
@@ -46,7 +50,8 @@ def _line(claim: Mapping[str, Any], key: str, rows: Sequence[Row], verdicts: Ver
     pairs = [tuple(names[_place(name)] for name in pair) for pair in claim["pairs"]]
     column = verdicts.panels.get(rows[0].key[:2], {}).get(key)
     found = _differences(pairs, column) if column else []
-    for_it = [pair for pair in found if pair.apart and _is_better(pair, column)]
+    whole = _together(found, column) if column and len(found) == len(pairs) else None
+    for_it = [pair for pair in found if _is_as_claimed(pair, column)]
     against = [pair for pair in found if pair.apart and pair not in for_it]
     return {
         "claim": claim["claim"],
@@ -56,7 +61,8 @@ def _line(claim: Mapping[str, Any], key: str, rows: Sequence[Row], verdicts: Ver
         "tested": len(found),
         "as_claimed": len(for_it),
         "reversed": len(against),
-        "verdict": _verdict(len(pairs), len(found), len(for_it), len(against)),
+        "verdict": _verdict(whole, column, bool(for_it), bool(against)),
+        "mean_difference": _interval(whole, column) if whole and column else None,
         "as_claimed_pairs": _told(for_it, column),
         "reversed_pairs": _told(against, column),
         "undecided_pairs": _told([pair for pair in found if not pair.apart], column),
@@ -76,16 +82,35 @@ def _differences(pairs: Sequence[tuple[str, ...]], column: Column) -> list[Diffe
     return corrected(tested, column.verdict.floor)
 
 
-def _is_better(pair: Difference, column: Column | None) -> bool:
-    return column is not None and (pair.value > 0) != column.verdict.lower_is_better
+def _together(found: Sequence[Difference], column: Column) -> Difference | None:
+    """The better rows' mean minus the worse rows' mean, tested as one pair; None where no seed joins them."""
+    if len(found) == 1:
+        return found[0]
+    values, verdict = column.verdict.values, column.verdict
+    sides = {side: joined([values[getattr(pair, side)] for pair in found]) for side in ("a", "b")}
+    better, worse = sides.values()
+    if better is None or worse is None:
+        return None
+    both = {"better": better, "worse": worse}
+    (difference,) = compare(both, lower_is_better=verdict.lower_is_better, floor=verdict.floor).differences
+    return difference if difference.p_holm is not None else None
 
 
-def _verdict(pairs: int, tested: int, as_claimed: int, against: int) -> str:
-    if tested < pairs:
+def _is_as_claimed(pair: Difference, column: Column | None) -> bool:
+    return column is not None and pair.apart and (pair.value > 0) != column.verdict.lower_is_better
+
+
+def _verdict(whole: Difference | None, column: Column | None, for_it: bool, against: bool) -> str:
+    """In a word; `for_it`, `against`: whether any single pair is told apart as claimed, or the other way."""
+    if whole is None:
         return UNTESTED
+    as_claimed = _is_as_claimed(whole, column)
+    for_it, against = for_it or as_claimed, against or (whole.apart and not as_claimed)
+    if for_it and against:
+        return MIXED
     if against:
         return REVERSED
-    return SHOWS if as_claimed == pairs else PART if as_claimed else UNSEEN
+    return SHOWS if as_claimed else PART if for_it else UNSEEN
 
 
 def _told(pairs: Sequence[Difference], column: Column | None) -> str | None:
@@ -111,11 +136,16 @@ def claims_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
         Shown("Claim", plain("claim"), numeric=False),
         Shown("Score", plain("score"), numeric=False),
         Shown("Verdict", plain("verdict"), numeric=False),
+        Shown("Mean difference", plain("mean_difference"), numeric=False),
         Shown("Pairs as claimed", lambda line: f"{line['as_claimed']} of {line['pairs']}"),
         Shown("As claimed", plain("as_claimed_pairs"), numeric=False),
         Shown("Reversed", plain("reversed_pairs"), numeric=False),
         Shown("Not told apart", plain("undecided_pairs"), numeric=False),
         Shown("Source", plain("source"), numeric=False),
     ]
-    told = tuple(f"{line['claim']}: {line['verdict']} in {line['score']}." for line in lines)
+    told = tuple(
+        f"{line['claim']}: {line['verdict']} in {line['score']}"
+        + (f" ({line['mean_difference']})." if line["mean_difference"] else ".")
+        for line in lines
+    )
     return build("claims", f"{experiment['name']}: claims", columns, lines, [NOTE], (), HEADING, verdicts=told)

@@ -69,7 +69,10 @@ class Store:
         every = [seed for seeds in found.values() for seed in seeds]
         strata = [_shared([seed[place] for seed in every]) for place in range(len(every[0]))]
         values = {
-            key: Values(tuple(_array([seed[place] for seed in seeds], shared) for place, shared in enumerate(strata)))
+            key: Values(
+                tuple(_array([seed[place] for seed in seeds], shared) for place, shared in enumerate(strata)),
+                tuple(run.seed for run in parts[key]),
+            )
             for key, seeds in found.items()
         }
         largest = max(sum(map(len, seed)) for seed in every)
@@ -145,7 +148,12 @@ def _array(seeds: list[Items], shared: list[Key]) -> Array:
 def of_seeds(rows: Iterable[Row], value: Callable[[Run], float | None]) -> Aligned:
     """The rows' values of what has no items, such as a loss: one number a seed, from runs that trained."""
     found = {
-        row.key: [number for run in row.runs if run.trained and (number := value(run)) is not None] for row in rows
+        row.key: {run.seed: number for run in row.runs if run.trained and (number := value(run)) is not None}
+        for row in rows
     }
-    values = {key: Values((np.array(numbers, dtype=float)[:, None],)) for key, numbers in found.items() if numbers}
+    values = {
+        key: Values((np.array([*numbers.values()], dtype=float)[:, None],), tuple(numbers))
+        for key, numbers in found.items()
+        if numbers
+    }
     return Aligned(values, 1, 0)

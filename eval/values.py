@@ -2,6 +2,7 @@
 
     values = Values((accuracies,))       # one array (seeds, items): 1.0 right, 0.0 wrong; or ratings; or (seeds, 1)
     values.mean, values.seed_variance, values.excess_variance
+    joined([values, others])             # the mean of several rows, seed by seed
 
 Every seed answers the same items, so the design is crossed, and the mean over both varies for two reasons: other items
 would have come out otherwise, and so would other seeds. The spread of the seeds' means holds some of the first reason
@@ -29,9 +30,11 @@ class Values:
     Args:
         strata: each (seeds, items); the row's mean is the plain mean of theirs. One for a benchmark, one a member for a
             suite. All have the same seeds; a metric without items, such as a loss, has one item.
+        names: the seeds themselves, where rows are to be joined seed by seed.
     """
 
     strata: tuple[Array, ...]
+    names: tuple[int, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -62,6 +65,22 @@ class Values:
     def excess_variance(self) -> float:
         """What of `seed_variance` is the seeds' own, and not their answering single items a little otherwise."""
         return max(self.seed_variance - sum(map(_interaction, self.strata)) / len(self.strata) ** 2, 0.0)
+
+
+def joined(rows: Sequence[Values]) -> Values | None:
+    """The mean of rows on the same items, seed by seed, over the seeds that all of them have; None if there is none."""
+    shared = [name for name in rows[0].names if all(name in row.names for row in rows)]
+    if not shared:
+        return None
+    places = [[row.names.index(name) for name in shared] for row in rows]
+    by_stratum = zip(*(row.strata for row in rows), strict=True)
+    return Values(tuple(_mean_of(strata, places) for strata in by_stratum), tuple(shared))
+
+
+def _mean_of(strata: Sequence[Array], places: Sequence[Sequence[int]]) -> Array:
+    """One stratum of several rows, of each row the seeds at its places."""
+    mean: Array = np.mean([stratum[own] for stratum, own in zip(strata, places, strict=True)], axis=0)
+    return mean
 
 
 def _interaction(stratum: Array) -> float:

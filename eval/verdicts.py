@@ -16,10 +16,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
+
+from scipy import special
 
 from eval.groups import letters
 from eval.hierarchical import Draws
-from eval.paired import holm, p_items, p_seeds_and_items
+from eval.paired import holm, p_items, p_seeds_and_items, spread
 from eval.values import Values
 
 Test = tuple[tuple[int, int], float | None, float | None, float | None]
@@ -59,6 +62,8 @@ class Verdict:
         differences: every pair once, in the rows' given order.
         one_seed: whether a row has one seed only, so that nothing is said of other seeds.
         floor: differences up to this are noise.
+        needed: about how far apart two rows must lie to be told apart; None where nothing was tested or nothing varies.
+        values: what was compared.
     """
 
     order: tuple[str, ...]
@@ -69,6 +74,8 @@ class Verdict:
     lower_is_better: bool
     one_seed: bool
     floor: float
+    needed: float | None
+    values: Mapping[str, Values]
 
     @property
     def tested(self) -> bool:
@@ -131,7 +138,17 @@ def compare(
         lower_is_better=lower_is_better,
         one_seed=any(row.seeds < 2 for row in rows),
         floor=floor,
+        needed=_needed([(values[d.a], values[d.b]) for d in differences if d.p_holm is not None], floor),
+        values=values,
     )
+
+
+def _needed(pairs: Sequence[tuple[Values, Values]], floor: float) -> float | None:
+    """The median over pairs of the difference at which Student's t has the p that Holm asks of the first of them."""
+    tail = ALPHA / 2 / max(len(pairs), 1)
+    spreads = [spread(a, b) for a, b in pairs]
+    least = [-float(special.stdtrit(degrees, tail)) * error for error, degrees in spreads if error]
+    return max(median(least), floor) if least else None
 
 
 def tests(rows: Sequence[Values], accuracy: bool) -> list[Test]:
@@ -150,7 +167,8 @@ def tests(rows: Sequence[Values], accuracy: bool) -> list[Test]:
 
 def sentence(verdict: Verdict, label: str, factor: float = 1, digits: int = 2) -> str:
     """What the tests say of a column; values times `factor`."""
-    return f"{label}: {_words(verdict, factor, digits)}." + (ONE_SEED if verdict.one_seed and verdict.tested else "")
+    one_seed = ONE_SEED if verdict.one_seed and verdict.tested else ""
+    return f"{label}: {_words(verdict, factor, digits)}.{_resolution(verdict, factor, digits)}{one_seed}"
 
 
 def leaders(verdict: Verdict) -> tuple[str, list[str]]:
@@ -175,6 +193,13 @@ def _words(verdict: Verdict, factor: float, digits: int) -> str:
     alike = f"{listed(equals)} {'is' if len(equals) == 1 else 'are'} not distinguishable from it" if equals else ""
     ahead = f"{best} is better than " + _more(behind, factor, digits) if behind else _others(verdict, factor, digits)
     return f"{best} is best; {alike}; {ahead}" if alike else ahead
+
+
+def _resolution(verdict: Verdict, factor: float, digits: int) -> str:
+    """How large a difference must be to be seen, where any was not."""
+    if verdict.needed is None or all(difference.apart for difference in verdict.differences):
+        return ""
+    return f" Two rows are told apart here from about {factor * verdict.needed:.{digits}f} on."
 
 
 def _more(behind: Sequence[Difference], factor: float, digits: int) -> str:

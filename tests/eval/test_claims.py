@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from eval.claims import claims, claims_table
+from eval.collect import Row
 from eval.significance import significance
+from eval.tested import Column, Verdicts
+from eval.values import Values
+from eval.verdicts import compare
 from tests.report import fixture_tree
 from tests.report.fixture_tree import rows_of
 
@@ -35,17 +42,45 @@ def test_a_claim_shows_up_where_every_pair_is_told_apart_as_claimed(tree):
     assert lower["verdict"] == "shows up" and lower["score"] == "Validation loss"
 
 
-def test_equals_are_not_seen_and_some_of_the_pairs_are_a_part(tree):
-    assert line(tree, ("lisa/gamma2", "lisa/gamma4"))["verdict"] == "not seen"
-    found = line(tree, ("full", "vanilla"), ("lisa/gamma2", "lisa/gamma4"))
-    assert (found["verdict"], found["as_claimed"]) == ("shows up in part", 1)
+def test_equals_are_not_seen(tree):
+    found = line(tree, ("lisa/gamma2", "lisa/gamma4"))
+    assert (found["verdict"], found["as_claimed"]) == ("not seen", 0)
     assert found["undecided_pairs"].startswith("lisa gamma2 / lisa gamma4 ")
 
 
-def test_one_pair_the_other_way_reverses_a_claim(tree):
-    found = line(tree, ("vanilla", "full"), ("lisa/gamma2", "vanilla"))
-    assert (found["verdict"], found["reversed"], found["as_claimed"]) == ("reversed", 1, 1)
+def test_what_is_told_apart_the_other_way_reverses_a_claim(tree):
+    found = line(tree, ("vanilla", "full"))
+    assert (found["verdict"], found["reversed"], found["as_claimed"]) == ("reversed", 1, 0)
     assert found["reversed_pairs"].startswith("vanilla / full by 3")
+    both = line(tree, ("vanilla", "full"), ("lisa/gamma2", "vanilla"))
+    assert (both["verdict"], both["reversed"], both["as_claimed"]) == ("mixed", 1, 1)
+
+
+def of_seeds(seed_scores, *pairs):
+    """The line of a claim about rows with these scores by seed."""
+    values = {name: Values((np.array(scores)[:, None],), (0, 1, 2)) for name, scores in seed_scores.items()}
+    rows = [
+        Row((SimpleNamespace(model="tiny", data="world", method=name, variant="default"),), "tiny") for name in values
+    ]
+    verdicts = Verdicts({("tiny", "world"): {"score": Column("score", "Score", "", 1, 2, compare(values), "")}})
+    asked = {"claim": "so it is", "source": None, "scores": ["score"], "pairs": [list(pair) for pair in pairs]}
+    (found,) = claims(rows, {"name": "toy", "report": {"claims": [asked]}}, verdicts)
+    return found
+
+
+def test_pairs_that_are_too_close_one_by_one_are_told_apart_together():
+    """Each row's seeds lie 2 apart, but of the rows of a side others are lucky in another seed."""
+    scores = {"a": (5, 3, 4), "b": (4, 5, 3), "c": (3.1, 4, 5), "x": (3.2, 1, 2), "y": (2, 3, 1), "z": (1, 2, 3)}
+    found = of_seeds(scores, ("a", "x"), ("b", "y"), ("c", "z"))
+    assert (found["verdict"], found["as_claimed"], found["reversed"]) == ("shows up", 0, 0)
+    assert found["mean_difference"].startswith("by 1.9")
+
+
+def test_single_pairs_without_the_mean_are_a_part():
+    scores = {"a": (9, 9.1, 9.2), "x": (8, 8.1, 8.2), "b": (5, 1, 3), "y": (1, 5, 3)}
+    found = of_seeds(scores, ("a", "x"), ("b", "y"))
+    assert (found["verdict"], found["as_claimed"]) == ("shows up in part", 1)
+    assert found["undecided_pairs"].startswith("b / y +0.00 [")
 
 
 def test_what_has_no_values_is_not_tested(tree):
@@ -66,6 +101,8 @@ def test_the_table_says_every_claim_with_its_verdict(tree):
     asked = {"claim": "full beats nothing", "source": None, "scores": ["gsm8k", "mt_bench"]}
     plan = plan | {"report": {"claims": [asked | {"pairs": [["full", "vanilla"]]}]}}
     table = claims_table(claims(rows, plan, verdicts), plan)
-    assert table.verdicts == ("full beats nothing: shows up in GSM8K.", "full beats nothing: shows up in MT-Bench.")
+    gsm8k, mt_bench = table.verdicts
+    assert gsm8k.startswith("full beats nothing: shows up in GSM8K (by 35.8 [") and gsm8k.endswith("]).")
+    assert mt_bench.startswith("full beats nothing: shows up in MT-Bench (by ")
     assert len(table.body) == 2 and "Source" not in table.header
     assert claims(rows, plan | {"report": {"published": []}}, verdicts) == []

@@ -20,7 +20,7 @@ ENVIRONMENTS = {"table", "tabular", "minipage"}
 LAYOUT = {r"\begin", r"\end", r"\centering", r"\caption", r"\label", r"\small", r"\raggedright", r"\footnotesize"}
 LAYOUT |= {r"\toprule", r"\midrule", r"\bottomrule", r"\shortstack", r"\linewidth", r"\par", r"\smallskip", r"\\"}
 PRINTING = {command for text in COMMANDS.values() for command in re.findall(r"\\(?:[a-zA-Z]+|.)", text)}
-LEGAL = LAYOUT | PRINTING | {r"\texttt"}
+LEGAL = LAYOUT | PRINTING | {r"\texttt", r"\textbf"}
 HOSTILE = (
     r"\input{/etc/passwd}",
     r"}\end{tabular}\input{x}{",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from eval.values import Values
 from eval.verdicts import compare, sentence
@@ -30,10 +32,24 @@ def said(values: dict[str, Values], **options) -> str:
 
 
 def test_equals_are_said_to_be_equal() -> None:
-    assert said(rows(lisa=0.601, lora=0.600)) in (
-        "GSM8K: lisa and lora are not distinguishable here.",
-        "GSM8K: lora and lisa are not distinguishable here.",
+    text = said(rows(lisa=0.601, lora=0.600))
+    assert re.match(
+        r"GSM8K: (lisa and lora|lora and lisa) are not distinguishable here\. Two rows are told apart", text
     )
+
+
+def test_how_far_apart_rows_must_lie_is_said_where_any_are_not_told_apart() -> None:
+    noise, items = (-0.02, 0.0, 0.02), np.zeros(1)
+    a = Values((np.array([items + e for e in noise]),))
+    needed = compare({"a": a, "b": a}).needed
+    assert needed == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(2 * 0.02**2 / 3))
+    for shift, apart in ((1.02 * needed, True), (0.98 * needed, False)):
+        verdict = compare({"a": a, "b": Values((a.strata[0] + shift,))})
+        assert verdict.differences[0].apart == apart
+        said_of_it = f" Two rows are told apart here from about {needed:.3f} on."
+        assert sentence(verdict, "X", digits=3).endswith(said_of_it) != apart
+    assert compare({"a": a, "b": a}, floor=1.0).needed == 1.0
+    assert compare({"a": a, "b": a, "c": a}).needed > needed, "Holm asks more of the first of three pairs"
 
 
 def test_the_best_row_is_named_with_its_equals_and_what_it_is_ahead_by() -> None:

@@ -112,7 +112,7 @@ def test_an_archive_of_a_training_experiment_holds_pages_tables_and_figures(tmp_
         held = {name.rpartition("/")[2] for name in archive.namelist()}
         page = archive.read("out/report.html").decode()
     wanted = {"report.html", "mt_bench.html", "methods.tex", "tasks.csv", "speed.md", "memory.svg", "training-loss.svg"}
-    assert wanted <= held and "memory-score-mt_bench.svg" in held
+    assert wanted <= held and "pareto-mt_bench_against_peak_memory.svg" in held
     captions = {Path(path).name: entry["caption"] for path, entry in island(page, "results").items()}
     assert "rule-based" in captions["mt_bench.html"]
     assert all("embedded world" in captions[name] for name in ("methods.tex", "memory.svg"))

@@ -6,8 +6,10 @@ from importlib import resources
 
 import pytest
 
-from tests.report import fixture_tree
+from eval.memory_cells import collect
+from tests.report import answers_tree, fixture_tree, memory_tree
 from tests.report.browser import DRAWN
+from workflow.stages.memory_report import write_page
 from workflow.stages.report import write_pages
 
 SERIOUS = ("serious", "critical")
@@ -28,11 +30,19 @@ def pages(tmp_path_factory):
     fixture_tree.write_items(folder, plan)
     fixture_tree.write_stopped(folder, fixture_tree.run_of(plan, "galore", 1), "oom", "train", "too large")
     write_pages(plan, fixture_tree.rows_of(plan, folder), folder)
-    return {"report": (folder / "report.html").as_uri()}
+    asked = fixture_tree.experiment(seeds=(0, 1))
+    fixture_tree.write_tree(folder / "asked", asked)
+    answers_tree.write_answers(folder / "asked", asked)
+    write_pages(asked, fixture_tree.rows_of(asked, folder / "asked"), folder / "asked")
+    cells = memory_tree.write_tree(folder / "memory")
+    memory_tree.measure(folder / "memory", cells["cells"][0])
+    write_page(cells, collect(cells, folder / "memory", folder / "no-reference"), folder / "memory")
+    files = {"report": "report.html", "answers": "asked/mt_bench.html", "memory": "memory/report.html"}
+    return {kind: (folder / file).as_uri() for kind, file in files.items()}
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("kind", ["report"])
+@pytest.mark.parametrize("kind", ["report", "answers", "memory"])
 def test_nothing_serious(browser, pages, kind, dark):
     page = browser.open(pages[kind], dark=dark)
     page.wait_for(DRAWN)

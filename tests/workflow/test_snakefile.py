@@ -34,6 +34,7 @@ OTHERS = {  # every file of config/ besides the default
     "weight_norms.yaml",
     "tuned.yaml",
     "ablation_gamma_period.yaml",
+    "ablation_layer_draws.yaml",
     "memory_cpu.yaml",
     "continual_pretraining.yaml",
     *(f"paper/{file.name}" for file in (ROOT / "config/paper").glob("*.yaml")),
@@ -100,7 +101,7 @@ def test_a_bare_dry_run_lists_the_smoke_experiment_and_writes_nothing(checkout: 
     before = written(checkout)
     found = jobs(snakemake(checkout, "-n"))
     assert found == expected(load(ROOT / "config/smoke.yaml"))
-    assert found["train"] == 10 and found["pairwise"] == 8  # every run but the two of the baseline
+    assert found["train"] == 15 and found["pairwise"] == 12  # every run but the three of the baseline
     assert written(checkout) == before
 
 
@@ -143,7 +144,7 @@ def test_every_row_that_trains_has_its_trials_and_one_choice(checkout: Path) -> 
 
 def test_a_list_on_the_command_line_replaces_the_files(checkout: Path) -> None:
     found = jobs(snakemake(checkout, "-n", "--config", "methods=[vanilla,full]"))
-    assert found["train"] == found["evaluate"] == found["judge"] == 2 * 2
+    assert found["train"] == found["evaluate"] == found["judge"] == 2 * 3
 
 
 def test_another_experiment_inherits_nothing_and_a_mapping_on_the_command_line_is_merged(

@@ -59,14 +59,15 @@ class PretrainingAttempt(Attempt):
     def _checkpoint(self) -> Path:
         return self._base_model()
 
-    def _read_data(self, tokenizer: Any) -> dict[str, Any]:
+    def _read_data(self, tokenizer: Any, names: tuple[str, ...]) -> dict[str, Any]:
         """The documents, packed; every token is learned."""
         from workflow.engine.plain_text import Packed, encode, pack, read_documents
 
         folder, length = text_folder(self.experiment), self.experiment["training"]["sequence_length"]
         manifest = read_manifest(data_folder(self.experiment))["text"]
         splits = {}
-        for split, most in (("train", self.experiment[KEY]["max_train_tokens"]), ("validation", None)):
+        for split in names:
+            most = self.experiment[KEY]["max_train_tokens"] if split == "train" else None
             tokens = encode(read_documents(folder / f"{split}.jsonl"), tokenizer, most)
             splits[split] = Packed(pack(tokens, length, f"{KEY}.sequence_length ({split} documents)"))
         self.record["data"] |= {"revision": manifest["revision"], "sha256": manifest["sha256"], "cut_items": 0}
