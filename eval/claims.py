@@ -23,10 +23,11 @@ from eval.verdicts import Difference, amount, compare, corrected, seen_from
 HEADING = "Claims"
 NOTE = (
     "A claim names pairs of rows in advance, the better one first. Its mean difference is that of the better rows' "
-    "mean and the worse rows' mean, joined seed by seed and tested as one pair. Shows up: it is told apart as claimed, "
-    "and no single pair the other way (tests as under the other tables, corrected for the pairs of the claim). In "
-    "part: only single pairs are. Not seen: nothing is told apart, which is no proof of equality. Reversed: the mean "
-    "difference, or single pairs only, are told apart the other way. Mixed: some of it one way, some the other."
+    "mean and the worse rows' mean, joined seed by seed and tested as one pair; numbers with a sign are better minus "
+    "worse. Shows up: it is told apart as claimed, and no single pair the other way (tests as under the other tables, "
+    "corrected for the pairs of the claim). In part: only single pairs are. Not seen: nothing is told apart, which is "
+    "no proof of equality. Reversed: the mean difference, or single pairs only, are told apart the other way. Mixed: "
+    "some of it one way, some the other. Claims are not corrected for each other."
 )
 SHOWS, PART, UNSEEN, REVERSED = "shows up", "shows up in part", "not seen", "reversed"
 MIXED, UNTESTED = "mixed", "not tested"

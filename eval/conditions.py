@@ -104,11 +104,25 @@ def conditions_notes(rows: list[dict[str, Any]], experiment: Mapping[str, Any]) 
     world = [WORLD_NOTE] if experiment.get("data_root") == "world" else []
     return [
         *world,
+        *_seed_notes(experiment),
         f"Experiment {experiment['name']}. Device: {found['device']}; CPU threads a run: {found['threads']}; "
         f"precision: {found['precision']}.",
         f"Packages: {packages}. Commit {found['git_commit']}{dirty}. Runs started: {period}.",
         *_continued_notes(rows),
     ]
+
+
+SEED_PARTS = {"data_order": "order of the data", "initialisation": "initialisation", "draws": "draws of layers"}
+
+
+def _seed_notes(experiment: Mapping[str, Any]) -> list[str]:
+    """What the seeds do not move, of which intervals and verdicts then say nothing."""
+    fixed = experiment.get("training", {}).get("fixed_seeds")
+    if not fixed:
+        return []
+    moved = " and ".join(text for part, text in SEED_PARTS.items() if part not in fixed)
+    held = " and ".join(f"{text} held at {fixed[part]}" for part, text in SEED_PARTS.items() if part in fixed)
+    return [f"Seeds move the {moved or 'sampled answers'} only, with the {held}: nothing is said of others."]
 
 
 def _continued_notes(rows: list[dict[str, Any]]) -> list[str]:

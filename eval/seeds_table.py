@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eval.collect import Row, score
-from eval.conditions import conditions, conditions_notes
+from eval.conditions import SEED_PARTS, conditions, conditions_notes
 from eval.mt_bench_tables import several
 from eval.protocols import MT_BENCH, Slot, label, metrics, slots
 from eval.text import Column, Table, build, plain
@@ -65,19 +65,12 @@ def seeds_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
         Column("Each seed's value", plain("values"), numeric=False),
         Column("Seeds", plain("seeds"), numeric=False),
     ]
+    fixed = experiment.get("training", {}).get("fixed_seeds") or {}
+    moved = [text for part, text in SEED_PARTS.items() if part not in fixed]
     notes = [
-        "Runs of a row that differ in their seed only: " + _parts(experiment) + ". The gap grows with the number of "
-        "seeds, the standard deviation does not. It holds the chance of single items too, since a seed answers each a "
-        "little otherwise."
+        f"Runs of a row that differ in their seed only: {', '.join(moved)}. The gap grows with the number of seeds, "
+        "the standard deviation does not. It holds the chance of single items too, since a seed answers each a little "
+        "otherwise."
     ]
     title, made = f"{experiment['name']}: what seeds move", conditions_notes(lines, experiment)
     return build("seeds", title, columns, lines, notes, made, HEADING, folded=True)
-
-
-def _parts(experiment: Mapping[str, Any]) -> str:
-    """What a seed decides here."""
-    fixed = experiment.get("training", {}).get("fixed_seeds") or {}
-    words = {"data_order": "order of the data", "initialisation": "initialisation", "draws": "draws of layers"}
-    moved = [text for key, text in words.items() if key not in fixed]
-    held = [f"{text} held at {fixed[key]}" for key, text in words.items() if key in fixed]
-    return ", ".join([*moved, *held])

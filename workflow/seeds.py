@@ -21,11 +21,13 @@ def seed_of(part: str, experiment: Mapping[str, Any], run: Mapping[str, Any]) ->
     return int(fixed.get(part, run["seed"]))
 
 
-def check_seeds(config: Mapping[str, Any]) -> None:
-    """Raise InputError if several seeds would train the same run."""
-    fixed = config["training"]["fixed_seeds"] or {}
+def check_seeds(config: dict[str, Any]) -> None:
+    """Leave out parts that are not fixed (null); raise InputError if several seeds would train the same run."""
+    given = config["training"]["fixed_seeds"] or {}
+    fixed = {part: seed for part, seed in given.items() if seed is not None}
+    config["training"]["fixed_seeds"] = fixed or None
     if len(config["seeds"]) > 1 and set(PARTS) == set(fixed):
         raise InputError(
             f"training.fixed_seeds: {', '.join(PARTS)} are all fixed, so that seeds {config['seeds']} would train the"
-            " same run. Legal: leave one of them out, or one seed."
+            " same run. Legal: leave one of them out (null), or one seed."
         )

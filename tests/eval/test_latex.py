@@ -82,7 +82,7 @@ def compiled(folder: Path, sources: list[str]) -> None:
     assert (folder / "all.pdf").stat().st_size > 0
 
 
-@pytest.mark.parametrize("make", [whole.training, whole.memory], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [whole.training, whole.tuned, whole.memory], ids=lambda make: make.__name__)
 def test_every_table_of_a_report_compiles_with_booktabs_alone(make, tmp_path):
     tables = [table for _, table in make(tmp_path / "tree")[0]]
     sources = [to_latex(table) for table in tables]

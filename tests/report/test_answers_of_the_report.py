@@ -56,8 +56,13 @@ def test_the_three_questions_are_answered_from_records_and_tests(tree):
 
 def test_claims_are_answered_where_any_were_made(tree):
     _, _, rows, verdicts = tree
-    line = {"claim": "full is best", "verdict": "reversed", "score": "GSM8K"}
-    assert answers_of(rows, verdicts, [line])["What was claimed?"] == ["full is best: reversed in GSM8K."]
+    about = {"model": rows[0].key[0], "data": rows[0].key[1], "claim": "full is best"}
+    told = [("reversed", "GSM8K"), ("not seen", "MMLU"), ("reversed", "MT-Bench")]
+    lines = [about | {"verdict": verdict, "score": score} for verdict, score in told]
+    elsewhere = lines[0] | {"model": "another"}
+    assert answers_of(rows, verdicts, [*lines, elsewhere])["What was claimed?"] == [
+        "full is best: reversed in GSM8K and MT-Bench; not seen in MMLU."
+    ]
 
 
 def test_out_of_memory_is_an_answer_and_so_is_nothing(tree, tmp_path):

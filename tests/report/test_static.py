@@ -36,8 +36,8 @@ BARS = {"type": "bar", "orientation": "h", "y": ["a", "b"], "x": [1.0, -2.0], "m
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Every figure of both pages with panel and choice, and its SVG."""
-    made = [make(tmp_path_factory.mktemp("tree"))[1] for make in (whole.training, whole.memory)]
+    """Every figure of the pages with panel and choice, and its SVG."""
+    made = [make(tmp_path_factory.mktemp("tree"))[1] for make in (whole.training, whole.tuned, whole.memory)]
     return [(*entry, to_svg(*_arguments(entry))) for figures in made for entry in named(figures)]
 
 

@@ -14,7 +14,7 @@ from workflow.seeds import PARTS, seed_of
 TRAINING = {"steps": 4, "batch_size": 2}
 
 
-def seeded(fixed: dict[str, int] | None, **changes: Any) -> dict[str, Any]:
+def seeded(fixed: dict[str, int | None] | None, **changes: Any) -> dict[str, Any]:
     return resolve(small(seeds=[3], methods=["lisa"], training={**TRAINING, "fixed_seeds": fixed}, **changes))
 
 
@@ -53,3 +53,9 @@ def test_several_seeds_that_would_move_nothing_are_refused() -> None:
     assert len(seeded(fixed)["runs"]) == 1
     with pytest.raises(InputError, match=r"training.fixed_seeds: .* are all fixed, so that seeds \[0, 1\] would train"):
         resolve(small(seeds=[0, 1], training={**TRAINING, "fixed_seeds": fixed}))
+
+
+def test_null_lets_a_part_go_that_the_file_fixes() -> None:
+    given = {"data_order": None, "draws": 2}
+    assert seeded(given)["training"]["fixed_seeds"] == {"draws": 2}
+    assert seeded({"draws": None})["training"]["fixed_seeds"] is None

@@ -32,7 +32,7 @@ class Answer:
 def three_answers(rows: Sequence[Row], verdicts: Verdicts, claimed: Iterable[Mapping[str, Any]] = ()) -> list[Answer]:
     """Fits, fast, good; and what was claimed beforehand, where anything was."""
     found = list(panels(rows))
-    claims = [f"{line['claim']}: {line['verdict']} in {line['score']}." for line in claimed]
+    claimed = list(claimed)
 
     def each(answer: Callable[[Sequence[Row]], list[str]]) -> list[str]:
         said = [(panel, sentence) for panel, members in found for sentence in answer(members)]
@@ -42,7 +42,19 @@ def three_answers(rows: Sequence[Row], verdicts: Verdicts, claimed: Iterable[Map
         Answer("Will it fit?", each(_fits)),
         Answer("How fast is it?", each(_fast)),
         Answer("How good is the result?", each(lambda members: _good(members, verdicts)) or ["Nothing was scored."]),
-        *([Answer("What was claimed?", claims)] if claims else []),
+        *([Answer("What was claimed?", each(lambda members: _claims(members, claimed)))] if claimed else []),
+    ]
+
+
+def _claims(rows: Sequence[Row], claimed: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence a claim: in which scores it shows up, in which not."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for line in claimed:
+        if (line["model"], line["data"]) == rows[0].key[:2]:
+            found.setdefault(line["claim"], {}).setdefault(line["verdict"], []).append(line["score"])
+    return [
+        f"{claim}: " + "; ".join(f"{verdict} in {listed(scores)}" for verdict, scores in by_verdict.items()) + "."
+        for claim, by_verdict in found.items()
     ]
 
 
