@@ -126,7 +126,7 @@ def _interval(pair: Difference, column: Column) -> str:
     if pair.apart:
         return f"by {amount(pair, column.factor, column.digits)}"
     value, low, high = (column.factor * number for number in (pair.value, pair.low, pair.high))
-    return f"{value:+.{column.digits}f} [{low:+.{column.digits}f}, {high:+.{column.digits}f}]"
+    return f"{value:+z.{column.digits}f} [{low:+z.{column.digits}f}, {high:+z.{column.digits}f}]"
 
 
 def claims_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:

@@ -39,7 +39,8 @@ def spread(a: Values, b: Values | None = None) -> tuple[float, float]:
     # what is known of the components: the seeds' own is known as badly as the whole spread of the seeds
     parts = [*items, *((row.seed_variance, row.seeds - 1) for row in rows if row.seeds > 1)]
     doubt = sum(part**2 / degrees for part, degrees in parts)
-    return math.sqrt(variance), variance**2 / doubt if doubt else math.inf
+    fewest = min(degrees for _, degrees in parts)  # Satterthwaite's own bound, which no sum of variances goes below
+    return math.sqrt(variance), max(variance**2 / doubt, fewest) if doubt else math.inf
 
 
 def p_seeds_and_items(a: Values, b: Values) -> float | None:

@@ -10,6 +10,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from eval.hierarchical import Draws
 from eval.paired import holm, p_items, p_seeds_and_items, resampled_sign_tests, sign_test, spread
 from eval.values import Values
 
@@ -91,6 +92,17 @@ def test_the_spread_of_seeds_counts_beside_that_of_items() -> None:
     moving, still = Values((np.repeat(levels[:, None], 50, axis=1),)), Values((np.full((3, 50), 0.25),))
     error, degrees = spread(moving, still)
     assert error == pytest.approx(np.std(levels, ddof=1) / np.sqrt(3)) and degrees == pytest.approx(2)
+
+
+def test_rows_that_answer_alike_have_no_fewer_degrees_of_freedom_than_seeds() -> None:
+    """The items' differences vary less than the seeds do: what is subtracted is no part of what is known."""
+    draw = np.random.default_rng(0)
+    hard = draw.normal(size=(3, 40))
+    a, b = Values((hard,)), Values((hard + draw.normal(scale=0.001, size=(3, 40)),))
+    error, degrees = spread(a, b)
+    assert error > 0 and degrees >= 2
+    low, high = Draws([a, b]).interval(0, 1)
+    assert high - low < 20 * error
 
 
 def test_benchmarks_of_a_suite_weigh_alike_however_many_items_they_have() -> None:
