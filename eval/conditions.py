@@ -112,7 +112,11 @@ def conditions_notes(rows: list[dict[str, Any]], experiment: Mapping[str, Any]) 
     ]
 
 
-SEED_PARTS = {"data_order": "order of the data", "initialisation": "initialisation", "draws": "draws of layers"}
+SEED_PARTS = {
+    "data_order": "order of the data",
+    "initialisation": "initialisation",
+    "draws": "draws (layers, projections, dropout)",
+}
 
 
 def _seed_notes(experiment: Mapping[str, Any]) -> list[str]:
@@ -122,7 +126,8 @@ def _seed_notes(experiment: Mapping[str, Any]) -> list[str]:
         return []
     moved = " and ".join(text for part, text in SEED_PARTS.items() if part not in fixed)
     held = " and ".join(f"{text} held at {fixed[part]}" for part, text in SEED_PARTS.items() if part in fixed)
-    return [f"Seeds move the {moved or 'sampled answers'} only, with the {held}: nothing is said of others."]
+    seeds = " and ".join(filter(None, (moved, "sampled answers")))
+    return [f"Seeds move the {seeds} only, with the {held}: nothing is said of others."]
 
 
 def _continued_notes(rows: list[dict[str, Any]]) -> list[str]:

@@ -50,11 +50,7 @@ def differences_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table
         *(Shown(key, plain(key), numeric=False) for key in ("a", "b")),
         Shown("a − b [95 % interval]", _difference),
         *(Shown(title, _p(key)) for key, title in P_VALUES.items()),
-        Shown(
-            "Better",
-            lambda line: line["better"] or ("not told apart" if line["p_holm"] is not None else "untested"),
-            False,
-        ),
+        Shown("Better", _verdict, numeric=False),
     ]
     title = f"{experiment['name']}: differences of pairs"
     return build("differences", title, columns, lines, [TESTS_NOTE], (), HEADING, folded=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from eval.paired import spread
 from eval.values import Array, Values
@@ -32,10 +32,12 @@ class Draws:
 
     Args:
         rows: all with strata of the same items; seeds may differ.
+        bounds: least and largest possible value, which no interval leaves. Of (0, 1) are right and wrong: where all
+            items come out alike, the interval is the exact one of a proportion (Clopper and Pearson 1934).
     """
 
-    def __init__(self, rows: Sequence[Values]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[Values], bounds: tuple[float, float] | None = None) -> None:
+        self.rows, self.bounds = rows, bounds
         draw = np.random.default_rng(SEED)
         strata = range(len(rows[0].strata))
         self.deviations = sum(self._items(draw, stratum) for stratum in strata) / len(strata)  # (resamples, rows)
@@ -60,16 +62,31 @@ class Draws:
         return own[draw.integers(0, row.seeds, (RESAMPLES, row.seeds - 1))].mean(axis=1)
 
     def interval(self, a: int, b: int | None = None) -> tuple[float, float] | None:
-        """Of row `a`, or of the difference a - b of two rows; None where one seed without items shows no spread."""
+        """Of row `a`, or of the difference a - b of two rows; None where nothing shows a spread."""
         first, second = self.rows[a], None if b is None else self.rows[b]
         alone = all(len(means) < 2 for means in first.item_means)  # without items
         if alone and min(row.seeds for row in (first, second) if row) < 2:
             return None
         value = first.mean - (second.mean if second else 0.0)
         error, degrees = spread(first, second)
+        if not error:
+            return self._of_equal_items(first) if second is None and not alone else None
         t = float(special.stdtrit(degrees, TAILS[1]))  # Student's quantile, as many standard errors out
         if alone:  # a handful of seeds: Student's t, no percentiles
-            return value - t * error, value + t * error
+            return self._within(value - t * error, value + t * error, second is None)
         drawn = self.deviations[:, a] - (0.0 if b is None else self.deviations[:, b])
         low, high = np.quantile(drawn, TAILS) * t / special.ndtri(TAILS[1])
-        return value + float(low), value + float(high)
+        return self._within(value + float(low), value + float(high), second is None)
+
+    def _within(self, low: float, high: float, alone: bool) -> tuple[float, float]:
+        if self.bounds is None:
+            return low, high
+        least, largest = self.bounds if alone else (self.bounds[0] - self.bounds[1], self.bounds[1] - self.bounds[0])
+        return max(low, least), min(high, largest)
+
+    def _of_equal_items(self, row: Values) -> tuple[float, float] | None:
+        if self.bounds != (0, 1) or row.mean not in self.bounds:
+            return None
+        items = sum(means.size for means in row.item_means)
+        exact = stats.binomtest(round(row.mean * items), items).proportion_ci(LEVEL, method="exact")
+        return float(exact.low), float(exact.high)

@@ -75,9 +75,9 @@ class Store:
             )
             for key, seeds in found.items()
         }
-        largest = max(sum(map(len, seed)) for seed in every)
+        union = sum(len({_name(item) for seed in every for item in seed[place]}) for place in range(len(strata)))
         items = sum(map(len, strata))
-        return Aligned({} if any(not shared for shared in strata) else values, items, largest - items)
+        return Aligned({} if any(not shared for shared in strata) else values, items, union - items)
 
     def _strata(self, run: Run, metric: str) -> list[Items] | None:
         """The items behind a metric of a run, one mapping a benchmark; None where the run left no items of one."""
@@ -98,6 +98,11 @@ class Store:
     @functools.cache  # noqa: B019
     def _judged(self, folder: Path) -> list[dict[str, Any]]:
         return _rows(read_judgments, folder, "judgments.jsonl")
+
+
+def _name(item: Any) -> Any:
+    """An item without the prompt that it was asked by."""
+    return item[0] if isinstance(item, tuple) else item
 
 
 def _rows(read: Callable[[Path], list[dict[str, Any]]], folder: Path, name: str) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def spread(a: Values, b: Values | None = None) -> tuple[float, float]:
 
 
 def p_seeds_and_items(a: Values, b: Values) -> float | None:
-    """Two-sided p of no difference between the methods; None where one seed says nothing about others."""
+    """Two-sided p of no difference between the methods; None where one seed, or equal ones, tell nothing of others."""
     if min(a.seeds, b.seeds) < 2:
         return None
     error, degrees = spread(a, b)
@@ -69,7 +69,7 @@ def p_items(pairs: Sequence[tuple[Values, Values]], accuracy: bool) -> list[floa
     return resampled_sign_tests(np.stack([own for (own,) in found])) if found else []
 
 
-def _p_of_strata(differences: Sequence[Array]) -> float:
+def _p_of_strata(differences: Sequence[Array]) -> float | None:
     items = item_variances(differences)
     variance = sum(part for part, _ in items)
     doubt = sum(part**2 / degrees for part, degrees in items)
@@ -81,9 +81,10 @@ def _differences(a: Values, b: Values) -> list[Array]:
     return [one - other for one, other in zip(a.item_means, b.item_means, strict=True)]
 
 
-def _two_sided(difference: float, error: float, degrees: float) -> float:
+def _two_sided(difference: float, error: float, degrees: float) -> float | None:
+    """None where nothing varies, so that nothing says how large a difference chance makes."""
     if error == 0:
-        return 1.0 if difference == 0 else 0.0
+        return 1.0 if difference == 0 else None
     return float(2 * special.stdtr(degrees, -abs(difference) / error))  # Student's t
 
 

@@ -68,9 +68,9 @@ def seeds_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
     fixed = experiment.get("training", {}).get("fixed_seeds") or {}
     moved = [text for part, text in SEED_PARTS.items() if part not in fixed]
     notes = [
-        f"Runs of a row that differ in their seed only: {', '.join(moved)}. The gap grows with the number of seeds, "
-        "the standard deviation does not. It holds the chance of single items too, since a seed answers each a little "
-        "otherwise."
+        f"Runs of a row that differ in their seed only: {', '.join([*moved, 'sampled answers'])}. The gap grows with "
+        "the number of seeds, the standard deviation does not. It holds the chance of single items too, since a seed "
+        "answers each a little otherwise."
     ]
     title, made = f"{experiment['name']}: what seeds move", conditions_notes(lines, experiment)
     return build("seeds", title, columns, lines, notes, made, HEADING, folded=True)

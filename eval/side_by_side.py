@@ -137,7 +137,11 @@ def _notes(a: Row, b: Row, kind: str) -> Iterator[str]:
     for name, row, other in (("a", a, b), ("b", b, a)):
         alone = [str(run.seed) for run in row.runs if run.seed not in {each.seed for each in other.runs}]
         if alone and kind == "training":
-            yield f"seed {', '.join(alone)} stands in {name} only and is left out"
+            several = len(alone) > 1
+            yield (
+                f"seed{'s' if several else ''} {', '.join(alone)} {'stand' if several else 'stands'} in {name} only "
+                f"and {'are' if several else 'is'} left out"
+            )
         if row.status not in ("ok", "not measured"):
             yield f"{name}: {row.status}" + (f": {row.reason}" if row.reason else "")
         elif row.status == "not measured" and row.first.foreign:

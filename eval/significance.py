@@ -26,6 +26,7 @@ from eval.values import Values
 from eval.verdicts import compare, sentence
 
 PLAIN = ("%", "points")  # units that need no word in a sentence
+SHARES, RATINGS = (0, 1), (1, 10)  # what items can be
 LOSS, FORGETTING, STEP, WIN_RATE = "validation_loss", "bits_per_byte", "step_median_s", "win_rate"
 
 
@@ -57,6 +58,7 @@ def _scores(rows: Sequence[Row], scored: Iterable[Slot], store: Store) -> Iterat
                 rows,
                 aligned,
                 accuracy=metric in BENCHMARKS,
+                bounds=RATINGS if judged else SHARES,
                 floor=0.0 if judged else max(floor_of(row, metric) or 0.0 for row in rows),
             )
 
@@ -96,7 +98,7 @@ def _win_rates(rows: Sequence[Row], experiment: Mapping[str, Any], store: Store)
     baseline = next(row for row in rows if not is_paired(row.first, experiment))
     half = Values((np.full((max(values.seeds for values in compared.values.values()), compared.items), 0.5),))
     beside = replace(compared, values={**compared.values, baseline.key: half})
-    yield from _column(WIN_RATE, f"Win rate against {baseline.label}", "%", 100.0, 1, rows, beside)
+    yield from _column(WIN_RATE, f"Win rate against {baseline.label}", "%", 100.0, 1, rows, beside, bounds=SHARES)
 
 
 def _column(

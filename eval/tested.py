@@ -1,7 +1,7 @@
 """What tests said of a table's columns, as tables and pages read it; `eval/significance.py` makes it.
 
 verdicts.of(row, "gsm8k")                              # Cell: interval and letters of a row, None where untested
-verdicts.columns(row, "gsm8k", "gsm8k_{}_percent")     # the same as columns of a CSV
+verdicts.columns(row, "gsm8k", "gsm8k", "percent")     # the same as columns of a CSV
 verdicts.sentences(["gsm8k", "mt_bench"])              # what stands under a table
 """
 
@@ -68,13 +68,18 @@ class Verdicts:
         if column is None or interval is None:
             return None
         low, high = (column.factor * end for end in interval)
-        return Cell(low, high, column.verdict.groups[row.label] if column.verdict.tested else None)
+        return Cell(low, high, self._group(row, key))
+
+    def _group(self, row: Row, key: str) -> str | None:
+        """Letters, also of a row whose seeds are all alike and give no interval."""
+        column = self.panels.get(row.key[:2], {}).get(key) if row.runs else None
+        return column.verdict.groups.get(row.label) if column and column.verdict.tested else None
 
     def columns(self, row: Row, key: str, name: str, unit: str = "") -> dict[str, float | str | None]:
         """A row's interval as `<name>_low_<unit>` and `<name>_high_<unit>`, and its letters as `<name>_group`."""
         cell, end = self.of(row, key), f"_{unit}" if unit else ""
         ends = {f"{name}_{side}{end}": getattr(cell, side) if cell else None for side in ("low", "high")}
-        return {**ends, f"{name}_group": cell.group if cell else None}
+        return {**ends, f"{name}_group": self._group(row, key)}
 
     def sentences(self, keys: Iterable[str]) -> list[str]:
         """The verdicts of these columns, panel by panel; the panel is named where there are several."""

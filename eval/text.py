@@ -144,11 +144,11 @@ def estimate(name: str, unit: str, digits: Digits, less: int = 0) -> Text:
 
     def text(row: dict[str, Any]) -> str:
         low, high = row[f"{name}_low{end}"], row[f"{name}_high{end}"]
+        letters = f" {row[f'{name}_group']}" if row[f"{name}_group"] else ""
         if row[f"{name}{end}"] is None or low is None or high is None:
-            return untested(row)
+            return untested(row) + letters
         places = digits if isinstance(digits, int) else digits(row)
         fewer = max(places - less, 0) if places > 0 else places
-        letters = f" {row[f'{name}_group']}" if row[f"{name}_group"] else ""
         return f"{_rounded(row[f'{name}{end}'], places)} [{_rounded(low, fewer)}, {_rounded(high, fewer)}]{letters}"
 
     return text

@@ -120,7 +120,7 @@ def choose(trials: list[Trial], run: Json, experiment: Json) -> dict[str, Any]:
         "tuning_items": experiment["tuning"]["items"],
         "trials": [_entry(trial) for trial in trials],
         "chosen": _entry(best),
-        "at_edge": _edge(best, trials),
+        "at_edge": _edge(best, trials) if finished else None,
     }
 
 

@@ -59,7 +59,7 @@ class Values:
     @functools.cached_property
     def seed_variance(self) -> float:
         """Variance of the mean over seeds, as the spread of the seeds tells it; 0 where one seed tells nothing."""
-        return float(self.seed_means.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
+        return _variance(self.seed_means) / self.seeds if self.seeds > 1 else 0.0
 
     @functools.cached_property
     def excess_variance(self) -> float:
@@ -83,6 +83,11 @@ def _mean_of(strata: Sequence[Array], places: Sequence[Sequence[int]]) -> Array:
     return mean
 
 
+def _variance(values: Array) -> float:
+    """0 of equal values, without what the rounding of their mean leaves."""
+    return float(values.var(ddof=1)) if np.ptp(values) else 0.0
+
+
 def _interaction(stratum: Array) -> float:
     """Share of the interaction of seeds and items in the variance of the stratum's mean."""
     seeds, items = stratum.shape
@@ -95,6 +100,4 @@ def _interaction(stratum: Array) -> float:
 def item_variances(item_means: Sequence[Array]) -> list[tuple[float, int]]:
     """For each stratum its part in the variance of the mean over items, and its degrees of freedom; means: (items,)."""
     strata = len(item_means)
-    return [
-        (float(means.var(ddof=1)) / len(means) / strata**2, len(means) - 1) for means in item_means if len(means) > 1
-    ]
+    return [(_variance(means) / len(means) / strata**2, len(means) - 1) for means in item_means if len(means) > 1]

@@ -112,17 +112,23 @@ def _is_apart(p: float | None, value: float, low: float | None, high: float | No
 
 
 def compare(
-    values: Mapping[str, Values], *, lower_is_better: bool = False, accuracy: bool = False, floor: float = 0.0
+    values: Mapping[str, Values],
+    *,
+    lower_is_better: bool = False,
+    accuracy: bool = False,
+    bounds: tuple[float, float] | None = None,
+    floor: float = 0.0,
 ) -> Verdict:
     """Test every pair of rows.
 
     Args:
         values: of each row, all on the same items.
         accuracy: items are right or wrong, so that the test on them is exact.
+        bounds: least and largest possible value, as of `eval.hierarchical.Draws`.
         floor: the noise floor, in the values' unit.
     """
     names, rows = list(values), list(values.values())
-    draws = Draws(rows)
+    draws = Draws(rows, bounds)
     differences = []
     for (i, j), *ps in tests(rows, accuracy):
         value, (low, high) = rows[i].mean - rows[j].mean, draws.interval(i, j) or (None, None)
@@ -185,7 +191,7 @@ def _words(verdict: Verdict, factor: float, digits: int) -> str:
     if not others:
         return f"{best} stands alone"
     if not verdict.tested:
-        return "not tested, since one seed without items shows no spread"
+        return "not tested, since no seeds or items show a spread"
     equals = leaders(verdict)[1]
     behind = [found for name in others if (found := verdict.apart(best, name))]
     if not any(difference.apart for difference in verdict.differences):

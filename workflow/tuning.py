@@ -34,6 +34,11 @@ def trials(config: Json, runs: list[Json]) -> list[Json]:
         return []
     if config["continual_pretraining"] is not None:
         raise InputError("tuning: not with continual_pretraining, whose rate no trial chooses. Legal: one of the two.")
+    if config["training"]["fixed_seeds"] is not None:
+        raise InputError(
+            "tuning: not with training.fixed_seeds, which trials and final runs would share, while final runs are on"
+            " fresh seeds. Legal: one of the two."
+        )
     _check_rates_are_open(config)
     _check_seeds_are_fresh(config)
     _check_names(config)

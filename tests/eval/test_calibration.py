@@ -47,4 +47,4 @@ def test_intervals_miss_the_true_difference_and_the_true_mean_about_as_often_as_
         draws = Draws(rows)
         for place, (low, high) in enumerate((draws.interval(0, 1), draws.interval(0))):
             missed[place] += not low <= (0.0, world.accuracy)[place] <= high
-    assert (missed / tables <= 0.095).all(), missed / tables
+    assert (missed / tables <= 0.095).all() and missed.sum() > 0, missed / tables

@@ -66,7 +66,25 @@ def test_one_seed_without_items_has_no_interval_and_what_never_varies_has_none_t
     lone, several = Values((np.array([[1.0]]),)), Values((np.array([[1.0], [1.2]]),))
     draws = Draws([lone, several])
     assert draws.interval(0) is None and draws.interval(0, 1) is None and draws.interval(1) is not None
-    assert Draws([Values((np.ones((3, 20)),))]).interval(0) == (1.0, 1.0)
+    same = [Values((np.full((3, 1), loss),)) for loss in (0.2, 0.3)]
+    assert Draws(same).interval(0) is None and Draws(same).interval(0, 1) is None
+
+
+def test_where_all_items_come_out_alike_the_interval_of_an_accuracy_is_the_exact_one() -> None:
+    wrong, right = Values((np.zeros((3, 80)),)), Values((np.ones((3, 80)),))
+    exact = stats.binomtest(0, 80).proportion_ci(0.95, method="exact")
+    draws = Draws([wrong, right], (0, 1))
+    assert draws.interval(0) == (0.0, pytest.approx(exact.high)) and exact.high == pytest.approx(0.0451, abs=1e-4)
+    assert draws.interval(1) == (pytest.approx(1 - exact.high), 1.0)
+    assert Draws([Values((np.full((3, 20), 7.0),))], (1, 10)).interval(0) is None
+
+
+def test_no_interval_leaves_what_is_possible() -> None:
+    high = Values(((np.arange(20) < np.array([[20], [19], [14]])).astype(float),))
+    low = Values((1 - high.strata[0],))
+    free, bound = Draws([high, low]), Draws([high, low], (0, 1))
+    assert free.interval(0)[1] > 1 and bound.interval(0) == (free.interval(0)[0], 1)
+    assert bound.interval(1)[0] == 0 and bound.interval(0, 1)[1] <= 1
 
 
 def test_the_same_rows_have_the_same_interval_every_time() -> None:

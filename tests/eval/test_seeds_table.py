@@ -28,11 +28,13 @@ def test_gap_and_deviation_are_those_of_the_seeds(tmp_path):
 def test_what_is_held_fixed_is_said(tmp_path):
     plan = fixture_tree.write_tree(tmp_path)
     notes = seeds_table(seeds(rows_of(plan, tmp_path), plan), plan).notes
-    assert "order of the data, initialisation, draws of layers." in notes[0]
+    assert "order of the data, initialisation, draws (layers, projections, dropout), sampled answers." in notes[0]
     plan["training"]["fixed_seeds"] = {"data_order": 0, "initialisation": 7}
     table = seeds_table(seeds(rows_of(plan, tmp_path), plan), plan)
-    assert "in their seed only: draws of layers." in table.notes[0]
-    held = "Seeds move the draws of layers only, with the order of the data held at 0 and initialisation held at 7: "
+    assert "in their seed only: draws (layers, projections, dropout), sampled answers." in table.notes[0]
+    held = (
+        "Seeds move the draws (layers, projections, dropout) and sampled answers only, with the order of the data held"
+    )
     assert any(note.startswith(held) for note in table.conditions)
 
 

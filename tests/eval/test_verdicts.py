@@ -81,7 +81,15 @@ def test_one_seed_without_items_is_not_tested() -> None:
     losses = {name: Values((np.array([[x]]),)) for name, x in (("full", 1.0), ("lora", 2.0))}
     verdict = compare(losses, lower_is_better=True)
     assert not verdict.tested and verdict.differences[0].p_holm is None and not verdict.differences[0].apart
-    assert sentence(verdict, "Loss") == "Loss: not tested, since one seed without items shows no spread."
+    assert sentence(verdict, "Loss") == "Loss: not tested, since no seeds or items show a spread."
+
+
+def test_seeds_that_are_one_run_several_times_show_no_spread() -> None:
+    losses = {name: Values((np.full((3, 1), x),)) for name, x in (("full", 0.2), ("lora", 0.2001))}
+    verdict = compare(losses, lower_is_better=True)
+    assert not verdict.tested and not verdict.differences[0].apart and verdict.intervals["full"] is None
+    told = "Loss: not tested, since no seeds or items show a spread."
+    assert sentence(verdict, "Loss") == told
 
 
 def test_a_difference_within_the_noise_floor_is_none() -> None:

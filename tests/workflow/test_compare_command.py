@@ -221,8 +221,8 @@ def test_committed_records_stand_beside_each_other(capsys: pytest.CaptureFixture
     folders = [str(REFERENCE / "cpu" / name) for name in ("lisa_variants", "weight_norms")]
     assert cli.main(["compare", *folders]) == 0
     text = capsys.readouterr().out
-    assert "1 row side by side, 1 of them with something that does not compare; 11 only in a, 1 only in b." in text
-    assert "steps: 120 in a, 60 in b" in text and "seed 1 stands in a only and is left out" in text
+    assert "1 row side by side, 1 of them with something that does not compare; 13 only in a, 1 only in b." in text
+    assert "steps: 120 in a, 60 in b" in text and "seeds 1, 2 stand in a only and are left out" in text
 
 
 def test_the_page_on_it_shows_what_the_command_prints(

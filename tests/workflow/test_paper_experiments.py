@@ -118,3 +118,8 @@ def test_numbers_that_are_not_at_hand_are_rows_that_were_not_run(name: str, tmp_
         ("not at hand", "not run", None)
     }
     assert all(line["our_model"] for line in lines)
+
+
+def test_no_two_experiments_share_a_name_and_with_it_a_folder() -> None:
+    names = [yaml.safe_load(file.read_text())["name"] for file in (ROOT / "config").rglob("*.yaml")]
+    assert len(names) > 15 and len(set(names)) == len(names)

@@ -133,6 +133,10 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         small(seeds=[0, 1], tuning={"trials": 2, "seeds": [5, 1]}),
         ("tuning.seeds", "1 is one of seeds [0, 1]", "fresh", "not in seeds"),
     ),
+    "seeds that are held": (
+        small(training={"steps": 4, "batch_size": 2, "fixed_seeds": {"draws": 0}}, tuning={"trials": 2}),
+        ("tuning:", "training.fixed_seeds", "fresh", "one of the two"),
+    ),
     "a given rate": (
         small(training={"steps": 4, "batch_size": 2, "learning_rate": 0.1}, tuning={"trials": 2}),
         ("training.learning_rate", "remove it", "tuning.learning_rates", "[lowest, highest]"),

@@ -1,7 +1,7 @@
 """The report of an experiment as one HTML page that needs nothing beside it: no network, no other file.
 
-    drawn = draw(experiment, rows)              # rows: eval.collect.group(...)
-    html = render(experiment, rows, tables, drawn)      # tables: eval.text.Table in their order
+    drawn = draw(experiment, rows, verdicts, published)     # rows: eval.collect.group(...)
+    html = render(experiment, rows, tables, drawn, answers) # tables: eval.text.Table in their order
 
 All texts that come from records are escaped by the template (autoescape) or by `drawing.safe` (labels in figures).
 """

@@ -26,8 +26,8 @@ BEATEN = 0.45  # opacity of what is not on the front
 FRONT_COLOUR = "#8a8f98"
 CAPTION = (
     "Left is cheaper, up is better (for a loss: down). Bars: 95 % interval, or one standard error where nothing was "
-    "tested. Larger points: more tokens a second. Dotted: the front; pale points are beaten in both by another. "
-    "Dashed: the untrained model."
+    "tested. Larger points: more tokens a second. Dotted: the front; pale points are beaten in both by the "
+    "mean of another. Dashed: the untrained model."
 )
 
 

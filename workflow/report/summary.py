@@ -2,7 +2,7 @@
 
     answers = three_answers(rows, verdicts, claims)        # [Answer(question, [sentence, ...]), ...]
 
-Every sentence is made from the run records and from the tests; none is known beforehand.
+Every sentence is made from the run records, those on scores from the tests; none is known beforehand.
 """
 
 from __future__ import annotations
