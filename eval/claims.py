@@ -125,6 +125,8 @@ def _told(pairs: Sequence[Difference], column: Column | None) -> str | None:
 def _interval(pair: Difference, column: Column) -> str:
     if pair.apart:
         return f"by {amount(pair, column.factor, column.digits)}"
+    if pair.low is None or pair.high is None:  # nothing varies
+        return f"{column.factor * pair.value:+z.{column.digits}f}"
     value, low, high = (column.factor * number for number in (pair.value, pair.low, pair.high))
     return f"{value:+z.{column.digits}f} [{low:+z.{column.digits}f}, {high:+z.{column.digits}f}]"
 

@@ -83,6 +83,11 @@ def test_single_pairs_without_the_mean_are_a_part():
     assert found["undecided_pairs"].startswith("b / y +0.00 [")
 
 
+def test_rows_whose_seeds_are_all_alike_are_not_tested():
+    found = of_seeds({"a": (2, 2, 2), "x": (1, 1, 1)}, ("a", "x"))
+    assert (found["verdict"], found["tested"], found["mean_difference"]) == ("not tested", 0, None)
+
+
 def test_what_has_no_values_is_not_tested(tree):
     assert line(tree, ("full", "vanilla"), score="validation_loss")["verdict"] == "not tested"
 
