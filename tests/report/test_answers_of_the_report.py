@@ -210,4 +210,4 @@ def test_every_row_has_the_command_that_makes_it_again(tree):
     found = dict(row_commands(plan, rows))
     assert list(found) == [row.label for row in rows]
     path = "results/fixture/tiny/world-chat/lora/r128/seed{0,1,2}/{run,scores,mt_bench}.json"
-    assert found["lora r128"] == f".venv/bin/snakemake --cores all --configfile experiment.json {path}"
+    assert found["lora r128"] == f".venv/bin/snakemake --cores all --configfile experiment.json -- {path}"

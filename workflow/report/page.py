@@ -242,7 +242,7 @@ def commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
         "make install",
         "# save the experiment below as experiment.json, then: all of it,",
         snakemake.format("all"),
-        *(["# or one run of it", f"{snakemake.format(1)} results/{experiment['name']}/{one}/run.json"] if one else []),
+        *(["# or one run of it", f"{snakemake.format(1)} -- results/{experiment['name']}/{one}/run.json"] if one else []),
     ]
 
 
@@ -255,7 +255,7 @@ def row_commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[tuple[s
     return [
         (
             " ".join([*(row.key[:2] if several else ()), row.label]),
-            f"{snakemake} results/{experiment['name']}/{'/'.join(row.key)}/seed{_braced(seeds)}/{_braced(files)}.json",
+            f"{snakemake} -- results/{experiment['name']}/{'/'.join(row.key)}/seed{_braced(seeds)}/{_braced(files)}.json",
         )
         for row in rows
         for seeds in [[str(run.seed) for run in row.runs]]
