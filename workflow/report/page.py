@@ -237,12 +237,13 @@ def commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     checkout = [f"git checkout {commit}" for commit in (commits or "").split(" / ") if commit]
     snakemake = ".venv/bin/snakemake --cores {} --configfile experiment.json"
     one = next((run.path for row in rows for run in row.runs), None)
+    single = f"{snakemake.format(1)} -- results/{experiment['name']}/{one}/run.json"
     return [
         *checkout,
         "make install",
         "# save the experiment below as experiment.json, then: all of it,",
         snakemake.format("all"),
-        *(["# or one run of it", f"{snakemake.format(1)} -- results/{experiment['name']}/{one}/run.json"] if one else []),
+        *(["# or one run of it", single] if one else []),
     ]
 
 
@@ -250,12 +251,12 @@ def row_commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[tuple[s
     """For each row what to type to make its results again, all seeds of it."""
     files = ["run", *(["scores"] if experiment["evaluation"]["benchmarks"] else [])]
     files += ["mt_bench"] if experiment["mt_bench"] else []
-    snakemake = ".venv/bin/snakemake --cores all --configfile experiment.json"
+    snakemake = f".venv/bin/snakemake --cores all --configfile experiment.json -- results/{experiment['name']}"
     several = len({row.key[:2] for row in rows}) > 1
     return [
         (
             " ".join([*(row.key[:2] if several else ()), row.label]),
-            f"{snakemake} -- results/{experiment['name']}/{'/'.join(row.key)}/seed{_braced(seeds)}/{_braced(files)}.json",
+            f"{snakemake}/{'/'.join(row.key)}/seed{_braced(seeds)}/{_braced(files)}.json",
         )
         for row in rows
         for seeds in [[str(run.seed) for run in row.runs]]
