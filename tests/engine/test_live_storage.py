@@ -188,8 +188,8 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
 def allocator_trace(step: Any) -> tuple[int, int]:
     """Highest and last running sum of the allocations and frees that `torch.profiler` saw during `step`, in bytes.
 
-    A matrix product counts when it is done: what its kernel takes for itself meanwhile is no tensor, and is another
-    amount on another processor (none in bf16 with AMX, 100 kB without).
+    A matrix product counts when it is done: what its kernel takes for itself meanwhile is no tensor, and whether it
+    takes anything depends on the machine (in bf16 103 kB were seen on one).
     """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
