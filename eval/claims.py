@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.collect import Row, panels
+from eval.mt_bench_tables import several
 from eval.tested import Column, Verdicts
 from eval.text import Column as Shown
 from eval.text import Table, build, plain
@@ -63,7 +64,7 @@ def _line(claim: Mapping[str, Any], key: str, rows: Sequence[Row], verdicts: Ver
         "as_claimed": len(for_it),
         "reversed": len(against),
         "verdict": _verdict(whole, column, bool(for_it), bool(against)),
-        "mean_difference": _interval(whole, column) if whole and column else None,
+        "mean_difference": _mean_difference(whole, column),
         "as_claimed_pairs": _told(for_it, column),
         "reversed_pairs": _told(against, column),
         "undecided_pairs": _told([pair for pair in found if not pair.apart], column),
@@ -93,7 +94,8 @@ def _together(found: Sequence[Difference], column: Column) -> Difference | None:
     if better is None or worse is None:
         return None
     both = {"better": better, "worse": worse}
-    (difference,) = compare(both, lower_is_better=verdict.lower_is_better, floor=verdict.floor).differences
+    options = {"lower_is_better": verdict.lower_is_better, "bounds": verdict.bounds, "floor": verdict.floor}
+    (difference,) = compare(both, **options).differences
     return difference if difference.p_holm is not None else None
 
 
@@ -122,6 +124,14 @@ def _told(pairs: Sequence[Difference], column: Column | None) -> str | None:
     return "; ".join(told)
 
 
+def _mean_difference(whole: Difference | None, column: Column | None) -> str | None:
+    """`by 1.2 [0.4, 2.0]`, as claimed or the other way; its interval around 0 where it is not told apart."""
+    if whole is None or column is None:
+        return None
+    other_way = whole.apart and not _is_as_claimed(whole, column)
+    return ("the other way " if other_way else "") + _interval(whole, column)
+
+
 def _interval(pair: Difference, column: Column) -> str:
     if pair.apart:
         return f"by {amount(pair, column.factor, column.digits)}"
@@ -133,9 +143,8 @@ def _interval(pair: Difference, column: Column) -> str:
 
 def claims_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
     """The lines of `claims` for people."""
-    several = [key for key in ("model", "data") if len({line[key] for line in lines}) > 1]
     columns = [
-        *(Shown(key.capitalize(), plain(key), numeric=False) for key in several),
+        *(Shown(key.capitalize(), plain(key), numeric=False) for key in several(lines)),
         Shown("Claim", plain("claim"), numeric=False),
         Shown("Score", plain("score"), numeric=False),
         Shown("Verdict", plain("verdict"), numeric=False),

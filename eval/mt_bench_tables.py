@@ -17,7 +17,8 @@ from typing import Any
 from eval.collect import Row, dig
 from eval.conditions import conditions, conditions_notes, distinct, judges
 from eval.protocols import MT_BENCH, Slot, slots
-from eval.tested import TESTS_NOTE, UNTESTED, Verdicts
+from eval.tested import TESTS_NOTE, UNTESTED, Verdicts, is_category
+from eval.tested import Column as Tested
 from eval.text import Column, Table, build, estimate, plain
 
 HEADING = "MT-Bench by category"
@@ -142,26 +143,41 @@ def _line(slot: Slot, part: Row, names: list[str], experiment: Mapping[str, Any]
     return {**columns, **who, **conditions(part.runs, experiment)}
 
 
-def categories_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
+def categories_table(lines: list[Line], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """The rows of `categories` for people."""
     names = [key.removesuffix("_points") for key in lines[0] if key.endswith("_points")]
     names = [name for name in names if not name.endswith(("_low", "_high"))]
     columns = [
         *(Column(key.capitalize(), plain(key), numeric=False) for key in several(lines)),
         Column("Method", plain("row"), numeric=False),
-        *(Column(name.capitalize(), estimate(name, "points", 2)) for name in names),
+        *(Column(_shown(name), estimate(name, "points", 2)) for name in names),
         *([Column("Judge", _judge, numeric=False)] if len({_judge(line) for line in lines}) > 1 else []),
     ]
-    tested = any(line[f"{name}_group"] for line in lines for name in names)
+    parts = [part for panel in verdicts.panels.values() for key, part in panel.items() if is_category(key)]
     notes = [
         f"Mean rating (1 to 10) of a category's questions, two turns each; judge: {distinct(map(_judge, lines))}. "
         f"Unparsable ratings: {sum(line[f'{name}_unparsable'] for line in lines for name in names)}.",
-        *interval_notes(tested, (line[f"{name}_low_points"] for line in lines for name in names)),
+        *interval_notes(bool(parts), (line[f"{name}_low_points"] for line in lines for name in names)),
+        *_too_few(parts),
     ]
     title = f"{experiment['name']}: {HEADING}"
     return build(
         "mt_bench_categories", title, columns, lines, notes, conditions_notes(lines, experiment), heading=HEADING
     )
+
+
+def _shown(category: str) -> str:
+    return "STEM" if category == "stem" else category.capitalize()
+
+
+def _too_few(parts: Iterable[Tested]) -> list[str]:
+    """Of which categories no answers at all could tell two rows apart."""
+    few = {part.label.rpartition(", ")[2]: part.verdict.too_few for part in parts if part.verdict.too_few}
+    if not few:
+        return []
+    fewest, most = min(few.values()), max(few.values())
+    questions = str(most) if fewest == most else f"{fewest} to {most}"
+    return [f"No letters for {', '.join(few)}: {questions} questions are too few to tell any two of these rows apart."]
 
 
 def several(lines: list[Line]) -> list[str]:

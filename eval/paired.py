@@ -13,15 +13,17 @@ statistic (1947) with the degrees of freedom of Satterthwaite (1946) over the co
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import signal, special, stats
 
 from eval.values import Array, Values, item_variances
 
-RESAMPLES, SEED = 99_999, 0  # of the signs of ratings, which have no lattice that is worth an exact count
+RESAMPLES, SEED = 99_999, 0  # of the signs of ratings, where there are more ways than this
 BATCH = 10_000
 
 
@@ -56,8 +58,8 @@ def p_items(pairs: Sequence[tuple[Values, Values]], accuracy: bool) -> list[floa
 
     Args:
         pairs: rows on the same items, all pairs of the same strata.
-        accuracy: items are right or wrong, which is tested exactly; else signs are drawn. Items of several strata weigh
-            unequally, so that theirs is a t-test.
+        accuracy: items are right or wrong, which is tested exactly however many there are; else signs are drawn where
+            there are too many ways. Items of several strata weigh unequally, so that theirs is a t-test.
     """
     found = [_differences(a, b) for a, b in pairs]
     if any(len(stratum) < 2 for differences in found for stratum in differences):
@@ -66,7 +68,7 @@ def p_items(pairs: Sequence[tuple[Values, Values]], accuracy: bool) -> list[floa
         return list(map(_p_of_strata, found))
     if accuracy:
         return [sign_test(own, 1 / math.lcm(a.seeds, b.seeds)) for (own,), (a, b) in zip(found, pairs, strict=True)]
-    return resampled_sign_tests(np.stack([own for (own,) in found])) if found else []
+    return rating_sign_tests(np.stack([own for (own,) in found])) if found else []
 
 
 def _p_of_strata(differences: Sequence[Array]) -> float | None:
@@ -98,27 +100,51 @@ def sign_test(differences: Array, step: float) -> float:
     for size, count in zip(sizes, counts, strict=True):
         if size:
             positive = np.zeros(size * count + 1)
-            positive[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            positive[::size] = _coins(int(count))
             chances, total = signal.convolve(chances, positive), total + size * count
     observed = abs(round(float(differences.sum()) / step))
     sums = np.abs(2 * np.arange(total + 1) - total)  # place x: the positive ones add up to x
     return float(min(1.0, max(0.0, chances[sums >= observed].sum())))
 
 
-def resampled_sign_tests(differences: Array) -> list[float | None]:
-    """As `sign_test` for pairs with differences of any size, (pairs, items), by drawing signs, the same for all pairs;
-    no p is below 1 / (RESAMPLES + 1).
+@functools.cache
+def _coins(count: int) -> Array:
+    """Chance of each number of heads, (count + 1,)."""
+    chances: Array = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+    return chances
+
+
+def rating_sign_tests(differences: Array) -> list[float | None]:
+    """As `sign_test` for pairs with differences of any size, (pairs, items): exact where all ways to give signs are at
+    most RESAMPLES, else from as many drawn ones, the same for all pairs, when no p is below 1 / (RESAMPLES + 1).
     """
-    draw = np.random.default_rng(SEED)
+    items = differences.shape[1]
+    exact = 2**items <= RESAMPLES
     halves = differences.T.astype(np.float32)  # half the bytes, twice as fast
     rounding = 1e-5 * np.abs(differences).sum(axis=1)  # sums that are equal but for it are equal
-    observed = np.abs(differences.sum(axis=1)) - rounding
-    reached = np.zeros(len(differences), dtype=int)
+    observed = (np.abs(differences.sum(axis=1)) - rounding).astype(np.float32)
+    reached, ways = np.zeros(len(differences), dtype=int), 0
+    for signs in _every_sign(items) if exact else _drawn_signs(items):
+        sums = signs @ halves
+        reached += (np.abs(sums, out=sums) >= observed).sum(axis=0)
+        ways += len(signs)
+    itself = 0 if exact else 1  # what was observed is one of the ways
+    return [float(p) for p in (reached + itself) / (ways + itself)]
+
+
+def _every_sign(items: int) -> Iterator[NDArray[np.float32]]:
+    """All ways to give signs, each (ways, items)."""
+    for start in range(0, 2**items, BATCH):
+        numbers = np.arange(start, min(start + BATCH, 2**items))
+        yield ((numbers[:, None] >> np.arange(items)) & 1).astype(np.float32) * 2 - 1
+
+
+def _drawn_signs(items: int) -> Iterator[NDArray[np.float32]]:
+    """RESAMPLES of them."""
+    draw = np.random.default_rng(SEED)
     for start in range(0, RESAMPLES, BATCH):
-        shape = (min(BATCH, RESAMPLES - start), differences.shape[1])
-        signs = draw.integers(0, 2, shape, dtype=np.int8).astype(np.float32) * 2 - 1
-        reached += (np.abs(signs @ halves) >= observed).sum(axis=0)
-    return [float(p) for p in (reached + 1) / (RESAMPLES + 1)]
+        shape = (min(BATCH, RESAMPLES - start), items)
+        yield draw.integers(0, 2, shape, dtype=np.int8).astype(np.float32) * 2 - 1
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -115,6 +115,7 @@ def _column(
     values = {row.label: aligned.values[row.key] for row in rows if row.key in aligned.values}
     if values:
         verdict = compare(values, **options)
-        told = sentence(verdict, name if unit in PLAIN else f"{name} ({unit})", factor, digits)
+        plain = unit in PLAIN
+        told = sentence(verdict, name if plain else f"{name} ({unit})", factor, digits, "points" if plain else unit)
         told += f" {aligned.left_out} items that not all rows have are left out." if aligned.left_out else ""
         yield Column(key, name, unit, factor, digits, verdict, told)

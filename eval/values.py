@@ -51,7 +51,7 @@ class Values:
         """Each seed's own mean, (seeds,)."""
         return np.mean([stratum.mean(axis=1) for stratum in self.strata], axis=0)
 
-    @property
+    @functools.cached_property
     def mean(self) -> float:
         """Over seeds and items."""
         return float(self.seed_means.mean())

@@ -63,6 +63,8 @@ class Verdict:
         one_seed: whether a row has one seed only, so that nothing is said of other seeds.
         floor: differences up to this are noise.
         needed: about how far apart two rows must lie to be told apart; None where nothing was tested or nothing varies.
+        too_few: how many items there are, where so few can tell no pair apart, whatever the answers; else None.
+        bounds: as given to `compare`.
         values: what was compared.
     """
 
@@ -75,12 +77,14 @@ class Verdict:
     one_seed: bool
     floor: float
     needed: float | None
+    too_few: int | None
+    bounds: tuple[float, float] | None
     values: Mapping[str, Values]
 
     @property
     def tested(self) -> bool:
-        """Whether any pair could be tested."""
-        return any(difference.p_holm is not None for difference in self.differences)
+        """Whether the tests could tell any pair apart."""
+        return self.too_few is None and any(difference.p_holm is not None for difference in self.differences)
 
     def apart(self, a: str, b: str) -> Difference | None:
         """The difference of two rows, a - b, if they are told apart."""
@@ -145,6 +149,8 @@ def compare(
         one_seed=any(row.seeds < 2 for row in rows),
         floor=floor,
         needed=_needed([(values[d.a], values[d.b]) for d in differences if d.p_holm is not None], floor),
+        too_few=_too_few(rows[0], len(differences)),
+        bounds=bounds,
         values=values,
     )
 
@@ -155,6 +161,12 @@ def _needed(pairs: Sequence[tuple[Values, Values]], floor: float) -> float | Non
     spreads = [spread(a, b) for a, b in pairs]
     least = [-float(special.stdtrit(degrees, tail)) * error for error, degrees in spreads if error]
     return max(median(least), floor) if least else None
+
+
+def _too_few(row: Values, pairs: int) -> int | None:
+    """How many items there are, if even all differences of one sign, 2 of 2^items ways, are too likely for Holm."""
+    items = [len(means) for means in row.item_means]
+    return items[0] if len(items) == 1 and items[0] > 1 and 2.0 ** (1 - items[0]) * pairs > ALPHA else None
 
 
 def tests(rows: Sequence[Values], accuracy: bool) -> list[Test]:
@@ -171,10 +183,10 @@ def tests(rows: Sequence[Values], accuracy: bool) -> list[Test]:
 # --- words
 
 
-def sentence(verdict: Verdict, label: str, factor: float = 1, digits: int = 2) -> str:
-    """What the tests say of a column; values times `factor`."""
+def sentence(verdict: Verdict, label: str, factor: float = 1, digits: int = 2, unit: str = "") -> str:
+    """What the tests say of a column; values times `factor`, which have the unit."""
     one_seed = ONE_SEED if verdict.one_seed and verdict.tested else ""
-    return f"{label}: {_words(verdict, factor, digits)}.{_resolution(verdict, factor, digits)}{one_seed}"
+    return f"{label}: {_words(verdict, factor, digits)}.{_resolution(verdict, factor, digits, unit)}{one_seed}"
 
 
 def leaders(verdict: Verdict) -> tuple[str, list[str]]:
@@ -190,6 +202,8 @@ def _words(verdict: Verdict, factor: float, digits: int) -> str:
     best, *others = verdict.order
     if not others:
         return f"{best} stands alone"
+    if verdict.too_few:
+        return f"not tested, since {verdict.too_few} items can not tell any two of {len(verdict.order)} rows apart"
     if not verdict.tested:
         return "not tested, since no seeds or items show a spread"
     equals = leaders(verdict)[1]
@@ -201,11 +215,12 @@ def _words(verdict: Verdict, factor: float, digits: int) -> str:
     return f"{best} is best; {alike}; {ahead}" if alike else ahead
 
 
-def _resolution(verdict: Verdict, factor: float, digits: int) -> str:
+def _resolution(verdict: Verdict, factor: float, digits: int, unit: str) -> str:
     """How large a difference must be to be seen, where any was not."""
-    if verdict.needed is None or all(difference.apart for difference in verdict.differences):
+    if verdict.needed is None or not verdict.tested or all(difference.apart for difference in verdict.differences):
         return ""
-    return f" Two rows are told apart here from about {factor * verdict.needed:.{digits}f} on."
+    needed = " ".join(filter(None, (f"{factor * verdict.needed:.{digits}f}", unit)))
+    return f" To tell two rows apart here takes a difference of about {needed}."
 
 
 def _more(behind: Sequence[Difference], factor: float, digits: int) -> str:

@@ -32,7 +32,7 @@ from workflow.form import completed, hint, read
 from workflow.places import GENERATED, prepared
 from workflow.seeds import check_seeds, seed_of
 from workflow.tuning import trials
-from workflow.variants import variants
+from workflow.variants import method_class, variants
 from workflow.world.benchmarks import GENERATED_DATA_SETS
 
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "experiment.schema.json"
@@ -77,9 +77,11 @@ def find_training(experiment: dict[str, Any], path: str) -> dict[str, Any]:
     return _first_with(trainings(experiment), experiment["name"], "run", path, "path")
 
 
-def first_run(experiment: dict[str, Any], model: str) -> dict[str, Any]:
-    """The run of a model that the experiment lists first."""
-    return _first_with(experiment["runs"], experiment["name"], "model", model, "model")
+def first_trained(experiment: dict[str, Any], model: str) -> dict[str, Any]:
+    """The run of a model that the experiment lists first and that trains; where none does, the first."""
+    trained = [run for run in experiment["runs"] if method_class("runs", run["method"]).trains]
+    listed = [run for run in trained if run["model"] == model] or experiment["runs"]
+    return _first_with(listed, experiment["name"], "model", model, "model")
 
 
 def _first_with(runs: list[dict[str, Any]], experiment: str, what: str, value: str, key: str) -> dict[str, Any]:

@@ -63,12 +63,12 @@ def test_the_noise_floor_has_a_line_for_every_benchmark_of_every_model(plan, who
     lines = noise(rows_of(plan, whole), plan)
     assert [line["benchmark"] for line in lines] == ["mmlu", "agieval", "winogrande", "gsm8k"]
     mmlu = lines[0]
-    assert (mmlu["percent"], mmlu["again_percent"]) == (25, 25)
-    assert (mmlu["other_percent"], mmlu["floor_percent"]) == (pytest.approx(26.25), pytest.approx(1.25))
+    assert (mmlu["percent"], mmlu["again_percent"]) == (pytest.approx(61), pytest.approx(61))
+    assert (mmlu["other_percent"], mmlu["floor_percent"]) == (pytest.approx(62.25), pytest.approx(1.25))
     assert (mmlu["again_changed_items"], mmlu["other_changed_items"]) == (0, 1)
     assert (mmlu["batch_size"], mmlu["other_batch_size"]) == (8, 16) and mmlu["device"] == "cpu (Imaginary CPU)"
     text = to_markdown(noise_table(lines, plan))
-    assert "tiny/world-chat/vanilla/default/seed0" in text and "ours is 8, the other is 16" in text
+    assert "tiny/world-chat/full/default/seed0" in text and "ours is 8, the other is 16" in text
 
 
 def test_a_noise_floor_that_could_not_be_measured_says_why(plan, whole):
@@ -83,7 +83,7 @@ def test_a_noise_floor_that_could_not_be_measured_says_why(plan, whole):
 
 def test_the_note_says_whose_floor_it_is(plan, whole):
     (note, *_) = noise_table(noise(rows_of(plan, whole), plan), plan).notes
-    assert "tiny/world-chat/vanilla/default/seed0" in note and "trained otherwise may differ" in note
+    assert "tiny/world-chat/full/default/seed0" in note and "trained otherwise may differ" in note
 
 
 # --- forgetting
@@ -190,7 +190,7 @@ def test_categories_have_their_means_intervals_and_unparsable_counts(plan, whole
     assert (full["math_unparsable"], full["coding_unparsable"]) == (1, 0)
     assert full["coding_low_points"] == pytest.approx(1.5 + 6 * 0.9 + 0.05 - 1)
     table = categories_table(lines, plan)
-    assert table.header[1:] == tuple(name.capitalize() for name in fixture_tree.CATEGORIES)
+    assert table.header[3:6] == ("Reasoning", "Math", "Coding") and "STEM" in table.header
     assert "Unparsable ratings: 1." in to_markdown(table)
 
 

@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from eval.hierarchical import Draws
-from eval.paired import holm, p_items, p_seeds_and_items, resampled_sign_tests, sign_test, spread
+from eval.paired import holm, p_items, p_seeds_and_items, rating_sign_tests, sign_test, spread
 from eval.values import Values
 
 
@@ -46,14 +46,20 @@ def test_several_seeds_are_the_exact_permutation_test_of_the_items(seeds: tuple[
     assert p == pytest.approx(reference.pvalue, rel=1e-9)
 
 
-def test_drawn_signs_come_close_to_all_of_them_and_to_scipys() -> None:
-    draw = np.random.default_rng(5)
-    differences = draw.normal(0.3, 1.0, (3, 12)).round(2)
-    for own, p in zip(differences, resampled_sign_tests(differences), strict=True):
+@pytest.mark.parametrize("items", [2, 12, 16])
+def test_few_ratings_are_given_all_signs_as_scipy_gives_them(items: int) -> None:
+    differences = np.random.default_rng(5).normal(0.3, 1.0, (3, items)).round(2)
+    for own, p in zip(differences, rating_sign_tests(differences), strict=True):
         every = stats.permutation_test((own,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+        assert p == pytest.approx(every, rel=1e-12)
+        assert p == pytest.approx(sign_test(own, 0.01), rel=1e-6)
+
+
+def test_drawn_signs_of_many_ratings_come_close_to_all_of_them() -> None:
+    differences = np.random.default_rng(5).normal(0.3, 1.0, (3, 40)).round(2)
+    for own, p in zip(differences, rating_sign_tests(differences), strict=True):
+        every = sign_test(own, 0.01)
         assert p == pytest.approx(every, abs=4 * np.sqrt(every / 1e5))
-    exact = [sign_test(own, 0.01) for own in differences]
-    assert resampled_sign_tests(differences) == pytest.approx(exact, abs=0.005)
 
 
 def test_items_that_do_not_differ_prove_nothing() -> None:

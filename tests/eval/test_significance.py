@@ -12,7 +12,7 @@ from eval import EvaluationError, present, tables
 from eval.differences_table import differences, differences_table
 from eval.forgetting_table import forgetting
 from eval.item_values import Store
-from eval.mt_bench_tables import categories
+from eval.mt_bench_tables import categories, categories_table
 from eval.pairwise_table import pairwise, pairwise_table
 from eval.protocols import slots
 from eval.significance import significance
@@ -100,7 +100,13 @@ def test_tables_have_intervals_letters_and_verdicts(tmp_path, plan):
     assert row_of(speed, "lora")["step_median_low_ms"] < row_of(speed, "lora")["step_median_ms"]
     assert present.speed_table(speed, plan, verdicts).verdicts[0].startswith("Step time (ms): lisa gamma2")
     assert row_of(forgetting(rows, plan, verdicts), "full")["bits_per_byte_after_group"]
-    assert row_of(categories(rows, plan, verdicts), "full")["math_group"]
+    found = categories(rows, plan, verdicts)
+    assert row_of(found, "full")["math_low_points"] < row_of(found, "full")["math_high_points"]
+    assert row_of(found, "full")["math_group"] is None, "two questions can tell nothing apart"
+    notes = " ".join(categories_table(found, plan, verdicts).notes)
+    assert (
+        "reasoning, math, coding" in notes and "2 questions are too few to tell any two of these rows apart." in notes
+    )
 
 
 def test_answers_compared_in_pairs_are_tested_against_the_baseline_that_wins_half_the_time(tmp_path, plan):

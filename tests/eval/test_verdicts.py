@@ -34,7 +34,7 @@ def said(values: dict[str, Values], **options) -> str:
 def test_equals_are_said_to_be_equal() -> None:
     text = said(rows(lisa=0.601, lora=0.600))
     assert re.match(
-        r"GSM8K: (lisa and lora|lora and lisa) are not distinguishable here\. Two rows are told apart", text
+        r"GSM8K: (lisa and lora|lora and lisa) are not distinguishable here\. To tell two rows apart here", text
     )
 
 
@@ -46,7 +46,7 @@ def test_how_far_apart_rows_must_lie_is_said_where_any_are_not_told_apart() -> N
     for shift, apart in ((1.02 * needed, True), (0.98 * needed, False)):
         verdict = compare({"a": a, "b": Values((a.strata[0] + shift,))})
         assert verdict.differences[0].apart == apart
-        said_of_it = f" Two rows are told apart here from about {needed:.3f} on."
+        said_of_it = f" To tell two rows apart here takes a difference of about {needed:.3f}."
         assert sentence(verdict, "X", digits=3).endswith(said_of_it) != apart
     assert compare({"a": a, "b": a}, floor=1.0).needed == 1.0
     assert compare({"a": a, "b": a, "c": a}).needed > needed, "Holm asks more of the first of three pairs"
@@ -90,6 +90,18 @@ def test_seeds_that_are_one_run_several_times_show_no_spread() -> None:
     assert not verdict.tested and not verdict.differences[0].apart and verdict.intervals["full"] is None
     told = "Loss: not tested, since no seeds or items show a spread."
     assert sentence(verdict, "Loss") == told
+
+
+@pytest.mark.parametrize(("items", "tested"), [(5, False), (6, True)])
+def test_so_few_items_that_no_answers_tell_rows_apart_are_not_tested(items: int, tested: bool) -> None:
+    right, wrong = Values((np.ones((1, items)),)), Values((np.zeros((1, items)),))
+    verdict = compare({"a": right, "b": wrong}, accuracy=True, bounds=(0, 1))
+    assert verdict.differences[0].p_items == pytest.approx(2.0 ** (1 - items)) and verdict.tested == tested
+    assert verdict.too_few == (None if tested else items)
+    if not tested:
+        assert sentence(verdict, "X") == "X: not tested, since 5 items can not tell any two of 2 rows apart."
+    three = compare({"a": right, "b": wrong, "c": wrong}, accuracy=True)
+    assert not three.tested, "Holm asks more of the first of three pairs"
 
 
 def test_a_difference_within_the_noise_floor_is_none() -> None:

@@ -406,8 +406,8 @@ def _write_comparisons(home: Path, draw: random.Random, skill: float) -> None:
 
 
 def noise_floor(plan: dict[str, Any], model: str) -> dict[str, Any]:
-    """Of the model's first run: 0.0125 on MMLU and AGIEval, nothing on the others."""
-    first = next(run for run in plan["runs"] if run["model"] == model)
+    """Of the model's first trained run: 0.0125 on MMLU and AGIEval, nothing on the others."""
+    first = next(run for run in plan["runs"] if run["model"] == model and run["method"] != "vanilla")
     benchmarks = {}
     for name, entry in scores(first)["benchmarks"].items():
         moved = name in ("mmlu", "agieval")

@@ -15,12 +15,12 @@ from tests.eval.benchmark_data import write_checkpoint, write_data_root
 from tests.workflow.experiments import small
 from workflow.engine.errors import InputError
 from workflow.engine.models import load_tokenizer
-from workflow.experiment import first_run, resolve
+from workflow.experiment import first_trained, resolve
 from workflow.stages import evaluate
 from workflow.stages.noise_floor import noise_floor
 
 BENCHMARKS = [{"name": "winogrande"}, {"name": "gsm8k", "limit": 2, "max_new_tokens": 4}]
-RUN = "tiny/sums/vanilla/default/seed0"
+RUN = "tiny/sums/lisa/default/seed0"
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def evaluated(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     base = write_checkpoint(folder / "model", context_tokens=512)
     load_tokenizer(base).save_pretrained(folder / "model")
     (folder / "run.json").write_text(json.dumps({"status": "ok", "error": None}))
-    evaluate.evaluate_run(experiment, first_run(experiment, "tiny"), folder)
+    evaluate.evaluate_run(experiment, first_trained(experiment, "tiny"), folder)
     return experiment, results
 
 
-def test_the_floor_is_of_the_first_run_scored_twice_more(evaluated: tuple[dict[str, Any], Path]) -> None:
+def test_the_floor_is_of_the_first_trained_run_scored_twice_more(evaluated: tuple[dict[str, Any], Path]) -> None:
     experiment, results = evaluated
     before = {file: file.read_bytes() for file in results.rglob("*") if file.is_file()}
     found = noise_floor(experiment, results, "tiny")
@@ -62,6 +62,12 @@ def test_the_floor_is_of_the_first_run_scored_twice_more(evaluated: tuple[dict[s
     assert 0.0 <= found["benchmarks"]["winogrande"]["other_batch_size"]["largest_log_likelihood_difference"] < 1e-3
     assert found["benchmarks"]["gsm8k"]["again"]["largest_log_likelihood_difference"] is None
     assert {file: file.read_bytes() for file in results.rglob("*") if file.is_file()} == before
+
+
+def test_the_run_is_the_first_that_trains_or_the_first_where_none_does() -> None:
+    methods = ["vanilla", "lora", "full"]
+    assert first_trained(resolve(small(methods=methods)), "tiny")["path"] == "tiny/sums/lora/default/seed0"
+    assert first_trained(resolve(small(methods=["vanilla"])), "tiny")["path"] == "tiny/sums/vanilla/default/seed0"
 
 
 def test_the_other_batch_size_reaches_the_model(
@@ -126,7 +132,7 @@ def test_scores_of_other_data_are_no_noise(evaluated: tuple[dict[str, Any], Path
 
 
 @pytest.mark.parametrize("status", ["skipped", "oom"])
-def test_a_first_run_without_scores_skips_the_floor_with_the_reason(
+def test_a_first_trained_run_without_scores_skips_the_floor_with_the_reason(
     evaluated: tuple[dict[str, Any], Path], tmp_path: Path, status: str
 ) -> None:
     experiment, _ = evaluated

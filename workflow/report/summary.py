@@ -69,7 +69,8 @@ def _best(column: Column) -> str:
     verdict, (best, equals) = column.verdict, leaders(column.verdict)
     value = f"{column.factor * verdict.means[best]:.{column.digits}f}{' %' if column.unit == '%' else ''}"
     if not verdict.tested:
-        return f"{column.label}: {best} has the best mean, {value}; nothing was tested."
+        few = f"{verdict.too_few} items are too few to tell rows apart" if verdict.too_few else "nothing was tested"
+        return f"{column.label}: {best} has the best mean, {value}; {few}."
     alike = f"; not distinguishable from it: {listed(equals)}" if equals else ", apart from all others"
     return f"{column.label}: {best}, {value}{alike}."
 

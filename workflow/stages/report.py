@@ -116,7 +116,7 @@ def asked_tables(
     made = [
         (continued(rows, experiment), lambda lines: continued_table(lines, experiment)),
         (tuning(rows, experiment), lambda lines: tuning_table(lines, experiment)),
-        (categories(rows, experiment, verdicts), lambda lines: categories_table(lines, experiment)),
+        (categories(rows, experiment, verdicts), lambda lines: categories_table(lines, experiment, verdicts)),
         (pairwise(rows, experiment, verdicts), lambda lines: pairwise_table(lines, experiment, verdicts)),
         (forgetting(rows, experiment, verdicts), lambda lines: forgetting_table(lines, experiment, verdicts)),
         (noise(rows, experiment), lambda lines: noise_table(lines, experiment)),
