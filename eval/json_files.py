@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import EvaluationError
 
-AGAIN = "Delete the file and run the stage that writes it again."
+AGAIN = "Delete the file and run the pipeline again, which writes it anew."
 
 Json = Mapping[str, Any]
 

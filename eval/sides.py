@@ -52,6 +52,11 @@ class Side:
         packages = {name: distinct(found.get(name) for found in versions) for name in PACKAGES}
         return {"experiment": self.experiment["name"], **of_records(records), **more, "packages": packages}
 
+    @property
+    def scored(self) -> bool:
+        """Whether any run has scores; committed folders of run records have none."""
+        return any(run.benchmarks or run.judged for row in self.rows.values() for run in row.runs)
+
     def part(self, chosen: Mapping[str, str]) -> Side:
         """The rows with these values of their identity, e.g. {"method": "lora"}."""
         keys = [key for key in self.rows if chosen.items() <= dict(zip(IDENTITY[self.kind], key, strict=True)).items()]

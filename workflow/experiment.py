@@ -34,6 +34,7 @@ from workflow.seeds import check_seeds, seed_of
 from workflow.tuning import trials
 from workflow.variants import method_class, variants
 from workflow.world.benchmarks import GENERATED_DATA_SETS
+from workflow.world.write import drawn
 
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "experiment.schema.json"
 
@@ -207,9 +208,13 @@ def _benchmarks(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _check_world_has(config: dict[str, Any]) -> None:
-    """The generated world has a part of the benchmarks only."""
+    """The generated world can have its size, and has a part of the benchmarks only."""
     if config["data_root"] != GENERATED:
         return
+    try:
+        drawn(**config["world"])
+    except ValueError as error:
+        raise InputError(f"world.{error}") from error
     for entry in config["evaluation"]["benchmarks"]:
         missing = [
             task.name for task in requested(entry).tasks if (task.dataset, task.config) not in GENERATED_DATA_SETS

@@ -93,7 +93,7 @@ def test_a_record_without_its_field_is_one_line(tmp_path, plan):
     done = stage(tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        f"error: {file}: field 'memory' is missing. Delete the file and run the stage that writes it again."
+        f"error: {file}: field 'memory' is missing. Delete the file and run the pipeline again, which writes it anew."
     )
 
 

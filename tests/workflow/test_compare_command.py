@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,8 +208,8 @@ def test_a_row_without_any_metric_keeps_its_line_and_its_notes(
 
 
 def test_csv_has_a_row_for_each_metric(answer: Answer, tmp_path: Path) -> None:
-    answer("--csv", str(tmp_path / "made/compare.csv"))
-    with (tmp_path / "made/compare.csv").open() as file:
+    answer("--csv", str(tmp_path / "compare.csv"))
+    with (tmp_path / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 5 + 5 * 9  # vanilla has scores only
     (loss,) = [row for row in rows if (row["method"], row["metric"]) == ("lora", "validation_loss")]
@@ -223,6 +224,21 @@ def test_committed_records_stand_beside_each_other(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "1 row side by side, 1 of them with something that does not compare; 13 only in a, 1 only in b." in text
     assert "steps: 120 in a, 60 in b" in text and "seeds 1, 2 stand in a only and are left out" in text
+
+
+def test_a_side_without_scores_is_said_to_have_run_records_only(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = results / "records"
+    for file in (results / "here").rglob("run.json"):
+        (records / file.relative_to(results / "here")).parent.mkdir(parents=True)
+        shutil.copy(file, records / file.relative_to(results / "here"))
+    for form in ((), ("--markdown",)):
+        assert cli.main(["compare", str(results / "here"), str(records), *form]) == 0
+        text = capsys.readouterr().out
+        assert "b has no scores, run records only: no score compares." in text and "a has no scores" not in text
+    assert cli.main(["compare", str(records), str(results / "there")]) == 0
+    assert "a has no scores, run records only" in capsys.readouterr().out
 
 
 def test_the_page_on_it_shows_what_the_command_prints(
@@ -245,6 +261,7 @@ MISTAKES = {
     ),
     "no folder": (["her", "there"], r"No results in '.*her'.*Known: .*here, .*memory, .*there\."),
     "a folder of experiments": (["", "there"], r"holds several experiments.*Known: .*here, .*memory, .*there\."),
+    "no folder to write into": (["here", "there", "--csv", "no/c.csv"], "--csv: 'no' is no folder that exists"),
     "a folder to write into": (["here", "there", "--csv", "."], "--csv: . cannot be written: Is a directory"),
     "model": (["here", "there", "--model", "tini"], "--model: unknown model 'tini'. Did you mean 'tiny'.* tiny1"),
     "data": (["here", "there", "--data", "x"], "--data: unknown data 'x'. Known: world-chat."),

@@ -63,6 +63,11 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         small(methods=[{"method": "lisa", "variant": "a", "hyperparameters": {2: 3}}]),
         ("methods[0].hyperparameters", "2", "string"),
     ),
+    "a world too small for its tests": (
+        small(world={"towns": 6, "test_items": 40}),
+        ("world.test_items", "30 questions on towns", "has 18", "Legal: more towns, or fewer test_items"),
+    ),
+    "a world larger than its names": (small(world={"people": 200}), ("world.people", "200", "4 to 100")),
     "unknown method": (small(methods=["full", "galor"]), ("methods[1]", "'galor'", "lora", "Did you mean 'galore'?")),
     "unknown method in its settings": (
         small(method_settings={"lsia": {}}),

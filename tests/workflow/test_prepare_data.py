@@ -367,13 +367,6 @@ def test_a_pinned_checksum_is_compared(root: Path, tmp_path: Path) -> None:
     assert "does not exist" in complaint(experiment(root, tmp_path, checksums={"hub/org/sums/no": right}))
 
 
-def test_a_world_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    config = experiment(tmp_path, tmp_path, data_root="world", world={"towns": 1000000})
-    message = complaint(config)
-    assert message.startswith("world: towns: 1000000 ")
-    assert "legal: 4 to" in message
-
-
 def test_the_default_world_and_the_experiments_worlds_can_be(tmp_path: Path) -> None:
     worlds = {"default": resolve(small())["world"]}
     for file in sorted((ROOT / "config").rglob("*.yaml")):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import baselines
@@ -192,6 +193,18 @@ def test_a_backend_that_this_machine_lacks_is_refused_before_the_first_job(check
     assert "Traceback" not in output
     assert written(checkout) == before
     assert jobs(snakemake(checkout, "-n", "--configfile", str(file), "--workflow-profile", chosen))["evaluate"] == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused only without a CUDA device")
+def test_cuda_is_refused_before_the_first_job_where_there_is_none(checkout: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, small(name="lacking", device="cuda"))
+    before = written(checkout)
+    done = snakemake(checkout, "--cores", "1", "--configfile", str(file))
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "device: 'cuda' was asked for" in output and "Traceback" not in output
+    assert written(checkout) == before
+    assert jobs(snakemake(checkout, "-n", "--configfile", str(file)))["train"] == 2
 
 
 @pytest.mark.parametrize(("judge", "taken"), [("openai", 1), ("rule-based", 0)])

@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
     from eval.tables import write_csv
     from workflow.commands import compare_text
 
+    if arguments.csv and not arguments.csv.parent.is_dir():
+        raise InputError(f"--csv: {str(arguments.csv.parent)!r} is no folder that exists.")
     try:
         found = compared(arguments)
     except EvaluationError as error:

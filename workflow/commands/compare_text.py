@@ -37,7 +37,7 @@ def page(found: SideBySide) -> str:
     """Everything, for a terminal or a file."""
     width = min(max(shutil.get_terminal_size((WIDTH, 24)).columns, NARROWEST), WIDEST)
     lines = [*_wrapped(summary(found), width), "", *_conditions(found, width)]
-    for note in (*_code(found), *_alone(found)):
+    for note in (*_code(found), *_unscored(found), *_alone(found)):
         lines += ["", *_wrapped(note, width)]
     for heading, pairs in _panels(found):
         lines += ["", f"{heading}:", *_rows(pairs, width)]
@@ -54,7 +54,7 @@ def markdown(found: SideBySide) -> str:
         Column("Notes", plain("notes"), numeric=False),
     ]
     rows = [row for heading, pairs in _panels(found) for pair in pairs for row in _markdown_rows(heading, pair, pairs)]
-    notes = [summary(found), *_code(found), *_alone(found), *_made(found)]
+    notes = [summary(found), *_code(found), *_unscored(found), *_alone(found), *_made(found)]
     told = [f"{name}: {a} in both" if a == b else f"{name}: {a} (a), {b} (b)" for name, a, b in _compared(found)]
     title = f"{found.a.experiment['name']} (a) and {found.b.experiment['name']} (b)"
     return to_markdown(build("compare", title, columns, rows, notes, told)).rstrip()
@@ -145,6 +145,16 @@ def _alone(found: SideBySide) -> Iterator[str]:
         told = [f"{heading}: {', '.join(_row_name(side.rows[key], key) for key in each)}" for heading, each in panels]
         if told:
             yield f"Only in {name}, {'; '.join(told)}."
+
+
+def _unscored(found: SideBySide) -> list[str]:
+    """A side with run records only, so that its scores are not taken for lost."""
+    sides = (("a", found.a, found.b), ("b", found.b, found.a))
+    return [
+        f"{name} has no scores, run records only: no score compares."
+        for name, side, other in sides
+        if other.scored and not side.scored
+    ]
 
 
 def _made(found: SideBySide) -> list[str]:

@@ -41,6 +41,7 @@ rule report:
 onstart:
     if ASKS_A_JUDGE:
         find_judge()
+    find_device()
     find_backend()
     find_trackers()
     find_general_text()

@@ -78,6 +78,18 @@ def find_judge():
         raise WorkflowError(f"mt_bench.judge: {error}")
 
 
+def find_device():
+    """Stop before the first job if jobs that need CUDA run on this machine, in this environment, and it has none."""
+    if IN_CONDA or not workflow.local_exec or not any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
+        return
+    from workflow.engine.devices import check_device
+
+    try:
+        check_device(EXPERIMENT["device"])
+    except InputError as error:
+        raise WorkflowError(str(error))
+
+
 def find_backend():
     """Stop before the first job if this machine, which runs the jobs, cannot evaluate as the experiment wants."""
     evaluation = EXPERIMENT["evaluation"]

@@ -86,10 +86,7 @@ def _generate(experiment: dict[str, Any], root: Path) -> None:
     from workflow.world.write import generate_world
 
     shutil.rmtree(root, ignore_errors=True)
-    try:
-        generate_world(root, **experiment["world"])
-    except ValueError as error:
-        raise InputError(f"world: {error}") from error
+    generate_world(root, **experiment["world"])
 
 
 # --- training data

@@ -76,9 +76,10 @@ class Held:
         kinds = {"people": person_facts(world), "towns": town_facts(world), "sums": list(ALL_SUMS)}
         for what, pool in kinds.items():
             if len(pool) <= kept:
+                more = f"more {what}, or fewer test_items" if what != "sums" else "fewer test_items"
                 raise ValueError(
-                    f"test_items: {kept} questions on {what} are to be kept for tests, and this world has {len(pool)}; "
-                    f"take fewer test_items or more people and towns."
+                    f"test_items: tests need {kept} questions on {what} and training one more, and this world has "
+                    f"{len(pool)}. Legal: {more}."
                 )
             stream(seed, f"held {what}").shuffle(pool)
         person, town, sums = kinds.values()

@@ -79,6 +79,18 @@ class TestSets:
         return [*asked, *winogrande, *agieval, *(exchange.requests[0] for exchange in self.mt_bench)]
 
 
+def drawn(seed: int, people: int, towns: int, test_items: int) -> tuple[World, Held]:
+    """A world, and which of its questions are kept for tests.
+
+    Raises:
+        ValueError: as `generate_world`.
+    """
+    if test_items < 8:
+        raise ValueError(f"test_items: {test_items} leaves a test set empty; legal: at least 8.")
+    world = World.draw(seed, people, towns)
+    return world, Held.divide(world, seed, test_items // 2 + 2 * benchmarks.DEMONSTRATIONS)
+
+
 def generate_world(
     folder: Path,
     *,
@@ -95,10 +107,7 @@ def generate_world(
     Raises:
         ValueError: sizes no world can have: too few or too many people or towns, more test items than questions.
     """
-    if test_items < 8:
-        raise ValueError(f"test_items: {test_items} leaves a test set empty; legal: at least 8.")
-    world = World.draw(seed, people, towns)
-    held = Held.divide(world, seed, test_items // 2 + 2 * benchmarks.DEMONSTRATIONS)
+    world, held = drawn(seed, people, towns, test_items)
     tests = TestSets.draw(world, held, seed, test_items)
     taken = tests.texts()
     taught = instructions(world, held, taken, seed, conversations + validation_conversations)
