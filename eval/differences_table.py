@@ -6,6 +6,7 @@ table = differences_table(lines, experiment)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from eval.text import Column as Shown
 from eval.text import Table, build, plain
 
 HEADING = "Differences of pairs"
+MOST_DECIMALS = 6
 
 Line = dict[str, Any]
 
@@ -60,8 +62,12 @@ P_VALUES = {"p_items": "p, items", "p_seeds_and_items": "p, seeds and items", "p
 
 
 def _difference(line: Line) -> str:
-    interval = "" if line["low"] is None else f" [{line['low']:+.4g}, {line['high']:+.4g}]"
-    return f"{line['value']:+.4g}{interval}"
+    """All numbers with the decimals that give the largest four digits."""
+    numbers = [line[key] for key in ("value", "low", "high") if line[key] is not None]
+    largest = max(map(abs, numbers))
+    places = min(max(3 - math.floor(math.log10(largest)), 0), MOST_DECIMALS) if largest else 0
+    value, *ends = (f"{number:+z.{places}f}" for number in numbers)
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def _verdict(line: Line) -> str:

@@ -110,7 +110,7 @@ def _columns(key: str, title: str, decimals: int | None) -> list[Column]:
     def digits(name: str) -> Digits:
         return significant(name, SIGNIFICANT_DIGITS) if decimals is None else decimals
 
-    ratio = plus_minus(f"{key}_ratio", f"{key}_ratio_seed_deviation", 3)
+    ratio = plus_minus(f"{key}_ratio", f"{key}_ratio_seed_deviation", digits(f"{key}_ratio"))
     return [
         Column(f"{title}, before", number(f"{key}_before", digits(f"{key}_before"))),
         Column(f"{title}, after", plus_minus(f"{key}_after", f"{key}_after_seed_deviation", digits(f"{key}_after"))),

@@ -136,7 +136,7 @@ def plus_minus(key: str, stderr_key: str, digits: Digits) -> Text:
 
 
 def estimate(name: str, unit: str, digits: Digits, less: int = 0) -> Text:
-    """A tested value with its 95 % interval, `less` decimals fewer, and its letters: `61.87 [55.1, 68.4] ab`; untested,
+    """A tested value with its 95 % interval, `less` decimals fewer, and its letters: `61.9 [55.1, 68.4] ab`; untested,
     with its standard error. The keys are those of `eval.tested.Verdicts.columns`.
     """
     end = f"_{unit}" if unit else ""
@@ -149,7 +149,8 @@ def estimate(name: str, unit: str, digits: Digits, less: int = 0) -> Text:
             return untested(row) + letters
         places = digits if isinstance(digits, int) else digits(row)
         fewer = max(places - less, 0) if places > 0 else places
-        return f"{_rounded(row[f'{name}{end}'], places)} [{_rounded(low, fewer)}, {_rounded(high, fewer)}]{letters}"
+        value, low, high = (_rounded(number, fewer) for number in (row[f"{name}{end}"], low, high))
+        return f"{value} [{low}, {high}]{letters}"
 
     return text
 
