@@ -220,7 +220,7 @@ def _resolution(verdict: Verdict, factor: float, digits: int, unit: str) -> str:
     if verdict.needed is None or not verdict.tested or all(difference.apart for difference in verdict.differences):
         return ""
     needed = " ".join(filter(None, (f"{factor * verdict.needed:.{digits}f}", unit)))
-    return f" To tell two rows apart here takes a difference of about {needed}."
+    return f" Telling two rows apart here takes a difference of about {needed}."
 
 
 def _more(behind: Sequence[Difference], factor: float, digits: int) -> str:

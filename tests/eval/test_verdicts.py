@@ -34,7 +34,7 @@ def said(values: dict[str, Values], **options) -> str:
 def test_equals_are_said_to_be_equal() -> None:
     text = said(rows(lisa=0.601, lora=0.600))
     assert re.match(
-        r"GSM8K: (lisa and lora|lora and lisa) are not distinguishable here\. To tell two rows apart here", text
+        r"GSM8K: (lisa and lora|lora and lisa) are not distinguishable here\. Telling two rows apart here", text
     )
 
 
@@ -46,7 +46,7 @@ def test_how_far_apart_rows_must_lie_is_said_where_any_are_not_told_apart() -> N
     for shift, apart in ((1.02 * needed, True), (0.98 * needed, False)):
         verdict = compare({"a": a, "b": Values((a.strata[0] + shift,))})
         assert verdict.differences[0].apart == apart
-        said_of_it = f" To tell two rows apart here takes a difference of about {needed:.3f}."
+        said_of_it = f" Telling two rows apart here takes a difference of about {needed:.3f}."
         assert sentence(verdict, "X", digits=3).endswith(said_of_it) != apart
     assert compare({"a": a, "b": a}, floor=1.0).needed == 1.0
     assert compare({"a": a, "b": a, "c": a}).needed > needed, "Holm asks more of the first of three pairs"

@@ -44,6 +44,7 @@ class Figure:
         choices: what is drawn instead of what is in `plot`: {"label", "traces": [...], "layout": {...}}, one for every
             combination of the selectors' options, those of the last selector next to each other.
         wide: takes the page's whole width.
+        least_width: in pixels; a narrower screen scrolls the figure.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Figure:
     choices: list[dict[str, Any]] = field(default_factory=list)
     selectors: list[Selector] = field(default_factory=list)
     wide: bool = False
+    least_width: int = 0
 
 
 @dataclass(frozen=True)

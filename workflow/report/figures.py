@@ -201,7 +201,7 @@ def forgetting_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) ->
                 "y": [safe(row.label)] * 2,
                 "line": {"color": colour, "width": 3},
                 "marker": {"color": colour, "size": [9, 13], "symbol": ["circle-open", "circle"], "opacity": 1},
-                "text": ["", f"  x {after / before:.3f}"],
+                "text": ["", f"  x {after / before:.4g}"],
                 "textposition": "middle right",
                 "cliponaxis": False,
                 "hovertemplate": words,

@@ -20,6 +20,7 @@ from workflow.report.drawing import Figure, Selector, Style, bar_axes, bar_heigh
 ROOM = 0.45  # of the span, for the words right of it
 PUBLISHED_COLOUR = "#e0483e"
 OUR_COLOUR = "#3f7fc1"
+LEAST_WIDTH = 560  # pixels, for the words right of it
 MOST_LINES = 60  # of published numbers in a figure
 
 
@@ -60,7 +61,7 @@ def forest_figure(
     )
     selectors = [Selector("Score", [column.label for column, _ in found])]
     title = f"Differences from {reference.label}"
-    return Figure("differences", title, figure, caption, choices, selectors, wide=True)
+    return Figure("differences", title, figure, caption, choices, selectors, wide=True, least_width=LEAST_WIDTH)
 
 
 HOVER = "%{y}: %{x:+.4g}<extra></extra>"

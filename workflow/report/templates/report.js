@@ -17,6 +17,13 @@
     };
   }
 
+  // On a phone the names in a legend stand below each other: the plot keeps its height.
+  const NARROW = 480, LEGEND_LINE = 20;
+  function height({ data, layout }, target) {
+    const named = data.filter((trace) => trace.name && trace.showlegend !== false);
+    return layout.height + (target.clientWidth < NARROW ? LEGEND_LINE * Math.max(named.length - 1, 0) : 0);
+  }
+
   function themed(layout) {
     const { axis, ...shared } = theme();
     const titled = (given) => ({ ...given, ...axis, title: { ...given.title, font: { size: 13 }, standoff: 8 } });
@@ -35,6 +42,8 @@
   function draw(source) {
     const { plot, choices } = JSON.parse(source.textContent);
     const target = document.getElementById(source.dataset.plot);
+    plot.layout.height = height(plot, target);
+    target.style.height = `${plot.layout.height}px`;
     figures.set(target.id, { target, plot, choices });
     Plotly.newPlot(target, plot.data, themed(plot.layout), config(target.id));
     choose(target.id);
