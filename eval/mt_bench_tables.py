@@ -70,7 +70,7 @@ def _interval(part: Row, key: str, verdicts: Verdicts, *keys: str) -> Line:
 
 
 def interval_notes(tested: bool, lows: Iterable[float | None]) -> list[str]:
-    """How intervals and letters are to be read, those of tests or the seeds' own; nothing where there are none."""
+    """How intervals and letters are to be read, those of verdicts or the seeds' own; nothing where there are none."""
     return [TESTS_NOTE] if tested else [INTERVAL_NOTE] if any(low is not None for low in lows) else []
 
 

@@ -94,9 +94,7 @@ def pairwise_table(lines: list[Line], experiment: Mapping[str, Any], verdicts: V
         + usage_words(lines),
         "Win rate: (wins + half of ties and inconsistent) / comparisons with two readable verdicts; 50 % is the "
         "baseline's level. Counts: sums over seeds; the rate is the mean of the seeds'.",
-        *interval_notes(
-            any(line["win_rate_group"] for line in lines), (line["win_rate_low_percent"] for line in lines)
-        ),
+        *interval_notes(verdicts.have(["win_rate"]), (line["win_rate_low_percent"] for line in lines)),
     ]
     title = f"{experiment['name']}: answers compared with {baseline}"
     made, told = conditions_notes(lines, experiment), verdicts.sentences(["win_rate"])

@@ -71,7 +71,7 @@ def methods_table(rows: list[TableRow], experiment: Mapping[str, Any], verdicts:
         "Trained: parameters that train at a time, also in % of the base model's.",
         TUNED_NOTE.format(trials=experiment["tuning"]["trials"]) if experiment.get("tuning") else SETTING_NOTE,
         *([OLD_COMPONENTS_NOTE] if any(_is_old(row, "peak_") for row in rows) else []),
-        *_mt_bench_notes(rows, experiment),
+        *_mt_bench_notes(rows, experiment, verdicts),
         *_reasons(rows),
     ]
     title, made = _title("methods", rows, experiment), conditions_notes(rows, experiment)
@@ -95,7 +95,7 @@ def comparison_table(rows: list[TableRow], experiment: Mapping[str, Any], verdic
     notes = [
         *_score_notes(rows, verdicts),
         f"Peak memory: allocated while training, largest of the seeds, {UNITS[unit]}. Tokens: without padding.",
-        *_mt_bench_notes(rows, experiment),
+        *_mt_bench_notes(rows, experiment, verdicts),
         *_not_compared(rows),
         *_reasons(rows),
     ]
@@ -349,7 +349,7 @@ def _protocol_notes(rows: list[TableRow]) -> list[str]:
     return notes
 
 
-def _mt_bench_notes(rows: list[TableRow], experiment: Mapping[str, Any]) -> list[str]:
+def _mt_bench_notes(rows: list[TableRow], experiment: Mapping[str, Any], verdicts: Verdicts) -> list[str]:
     keys = _judgings(rows)
     judge = distinct(row[f"{key}_judge"] for key in keys for row in rows)
     if judge is None:
@@ -364,8 +364,8 @@ def _mt_bench_notes(rows: list[TableRow], experiment: Mapping[str, Any]) -> list
         f" unparsable ratings: {_unparsable(rows)}.{capped_words(rows, keys)}"
         f"{usage_words(rows, [f'{key}_' for key in keys])}"
     ]
-    tested = any(row[f"{key}_group"] for key in keys for row in rows)
-    notes += [] if tested else interval_notes(False, (row[f"{key}_low_points"] for key in keys for row in rows))
+    lows = (row[f"{key}_low_points"] for key in keys for row in rows)
+    notes += [] if verdicts.have(keys) else interval_notes(False, lows)
     return [*notes, RULE_BASED_NOTE] if "rule-based" in judge else notes
 
 

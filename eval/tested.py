@@ -61,6 +61,10 @@ class Verdicts:
 
     panels: Mapping[Panel, Mapping[str, Column]]
 
+    def have(self, keys: Iterable[str]) -> bool:
+        """Whether any panel has any of these columns."""
+        return any(key in columns for columns in self.panels.values() for key in keys)
+
     def of(self, row: Row, key: str) -> Cell | None:
         """A row's interval and letters in a column; letters only where something was tested."""
         column = self.panels.get(row.key[:2], {}).get(key) if row.runs else None

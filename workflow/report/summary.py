@@ -40,7 +40,7 @@ def three_answers(rows: Sequence[Row], verdicts: Verdicts, claimed: Iterable[Map
 
     return [
         Answer("Will it fit?", each(_fits)),
-        Answer("How fast is it?", each(_fast)),
+        Answer("How fast is it?", each(lambda members: _fast(members, verdicts))),
         Answer("How good is the result?", each(lambda members: _good(members, verdicts)) or ["Nothing was scored."]),
         *([Answer("What was claimed?", each(lambda members: _claims(members, claimed)))] if claimed else []),
     ]
@@ -95,7 +95,15 @@ def _fits(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _fast(rows: Sequence[Row]) -> list[str]:
+def _as_fast(fastest: str, column: Column | None) -> str:
+    """The rows that are not told apart from the fastest one."""
+    if column is None or not column.verdict.tested:
+        return ""
+    best, equals = leaders(column.verdict)
+    return f"not distinguishable from it: {listed(equals)}" if best == fastest and equals else ""
+
+
+def _fast(rows: Sequence[Row], verdicts: Verdicts) -> list[str]:
     times = {row.label: seconds for row in rows if (seconds := steady_s(row))}
     unsteady = [row.label for row in rows if row.label not in times and row.mean("time", "step_median_s")]
     left = [f"Not counted, since their seeds differ by more than 20 %: {', '.join(unsteady)}."] if unsteady else []
@@ -106,6 +114,7 @@ def _fast(rows: Sequence[Row]) -> list[str]:
     against = f"full fine-tuning takes {full / times[fastest]:.2f} times as long" if full else ""
     words = [
         f"Shortest step: {1e3 * times[fastest]:.1f} ms ({fastest})",
+        _as_fast(fastest, verdicts.panels.get(rows[0].key[:2], {}).get("step_median_s")),
         *([against] if full != times[fastest] else []),
     ]
     return [f"{'; '.join(filter(None, words))}.", *left]
