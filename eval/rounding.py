@@ -16,8 +16,8 @@ from eval.benchmarks import SUITES
 from eval.collect import Row, dig
 
 ROUNDING_NOTE = (
-    "Accuracies have two decimals, beside an interval one; in a column whose largest noise floor is 0.1 or more one, "
-    "from 1 on none: the last digit shown is that of the floor's first. The CSV has all digits."
+    "Accuracies have two decimals, in a column whose largest noise floor is 0.1 or more one, from 1 on none: the last "
+    "digit shown is that of the floor's first. Beside an interval they have one fewer. The CSV has all digits."
 )
 NO_FLOOR_NOTE = "Noise floor not measured{where}: nothing says what the last decimals are worth."
 
