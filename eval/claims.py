@@ -19,16 +19,16 @@ from eval.tested import Column, Verdicts
 from eval.text import Column as Shown
 from eval.text import Table, build, plain
 from eval.values import joined
-from eval.verdicts import Difference, amount, compare, corrected, seen_from
+from eval.verdicts import ONE_SEED, Difference, amount, compare, corrected, seen_from, too_few
 
 HEADING = "Claims"
 NOTE = (
     "A claim names pairs of rows in advance, the better one first. Its mean difference is that of the better rows' "
-    "mean and the worse rows' mean, joined seed by seed and tested as one pair; numbers with a sign are better minus "
-    "worse. Shows up: it is told apart as claimed, and no single pair the other way (tests as under the other tables, "
-    "corrected for the pairs of the claim). In part: only single pairs are. Not seen: nothing is told apart, which is "
-    "no proof of equality. Reversed: the mean difference, or single pairs only, are told apart the other way. Mixed: "
-    "some of it one way, some the other. Claims are not corrected for each other."
+    "mean and the worse rows' mean, joined over the seeds that all of them have and tested as one pair; numbers with a "
+    "sign are better minus worse. Shows up: it is told apart as claimed, and no single pair the other way (tests as "
+    "under the other tables, corrected for the pairs of the claim). In part: only single pairs are. Not seen: nothing "
+    "is told apart, which is no proof of equality. Reversed: the mean difference, or single pairs only, are told apart "
+    "the other way. Mixed: some of it one way, some the other. Claims are not corrected for each other."
 )
 SHOWS, PART, UNSEEN, REVERSED = "shows up", "shows up in part", "not seen", "reversed"
 MIXED, UNTESTED = "mixed", "not tested"
@@ -61,10 +61,11 @@ def _line(claim: Mapping[str, Any], key: str, rows: Sequence[Row], verdicts: Ver
         "score": column.label if column else key,
         "pairs": len(pairs),
         "tested": len(found),
+        "seeds": whole[1] if whole else None,
         "as_claimed": len(for_it),
         "reversed": len(against),
-        "verdict": _verdict(whole, column, bool(for_it), bool(against)),
-        "mean_difference": _mean_difference(whole, column),
+        "verdict": _verdict(whole and whole[0], column, bool(for_it), bool(against)),
+        "mean_difference": _mean_difference(whole and whole[0], column),
         "as_claimed_pairs": _told(for_it, column),
         "reversed_pairs": _told(against, column),
         "undecided_pairs": _told([pair for pair in found if not pair.apart], column),
@@ -84,19 +85,21 @@ def _differences(pairs: Sequence[tuple[str, ...]], column: Column) -> list[Diffe
     return corrected(tested, column.verdict.floor)
 
 
-def _together(found: Sequence[Difference], column: Column) -> Difference | None:
-    """The better rows' mean minus the worse rows' mean, tested as one pair; None where no seed joins them."""
-    if len(found) == 1:
-        return found[0]
+def _together(found: Sequence[Difference], column: Column) -> tuple[Difference, int] | None:
+    """The better rows' mean minus the worse rows' mean, tested as one pair, and over how many seeds; None where no seed
+    joins them, or where nothing can tell them apart.
+    """
     values, verdict = column.verdict.values, column.verdict
+    if len(found) == 1:
+        better, worse = values[found[0].a], values[found[0].b]
+        return None if too_few(better, pairs=1) else (found[0], min(better.seeds, worse.seeds))
     sides = {side: joined([values[getattr(pair, side)] for pair in found]) for side in ("a", "b")}
-    better, worse = sides.values()
-    if better is None or worse is None:
+    if sides["a"] is None or sides["b"] is None:
         return None
-    both = {"better": better, "worse": worse}
+    both = {"better": sides["a"], "worse": sides["b"]}
     options = {"lower_is_better": verdict.lower_is_better, "bounds": verdict.bounds, "floor": verdict.floor}
-    (difference,) = compare(both, **options).differences
-    return difference if difference.p_holm is not None else None
+    told = compare(both, **options)
+    return (told.differences[0], min(side.seeds for side in both.values())) if told.tested else None
 
 
 def _is_as_claimed(pair: Difference, column: Column | None) -> bool:
@@ -149,6 +152,7 @@ def claims_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
         Shown("Score", plain("score"), numeric=False),
         Shown("Verdict", plain("verdict"), numeric=False),
         Shown("Mean difference", plain("mean_difference"), numeric=False),
+        Shown("Seeds", plain("seeds")),
         Shown("Pairs as claimed", lambda line: f"{line['as_claimed']} of {line['pairs']}"),
         Shown("As claimed", plain("as_claimed_pairs"), numeric=False),
         Shown("Reversed", plain("reversed_pairs"), numeric=False),
@@ -158,6 +162,7 @@ def claims_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
     told = tuple(
         f"{line['claim']}: {line['verdict']} in {line['score']}"
         + (f" ({line['mean_difference']})." if line["mean_difference"] else ".")
+        + (ONE_SEED if line["seeds"] == 1 else "")
         for line in lines
     )
     return build("claims", f"{experiment['name']}: claims", columns, lines, [NOTE], (), HEADING, verdicts=told)

@@ -30,7 +30,8 @@ def differences(verdicts: Verdicts, experiment: Mapping[str, Any]) -> list[Line]
             **{"model": model, "data": data, "column": column.key, "label": column.label, "unit": column.unit},
             **{"a": pair.a, "b": pair.b},
             **{key: times(getattr(pair, key), column.factor) for key in ("value", "low", "high")},
-            **{key: getattr(pair, key) for key in ("p_items", "p_seeds_and_items", "p_holm")},
+            **{key: getattr(pair, key) for key in ("p_items", "p_seeds_and_items")},
+            "p_holm": pair.p_holm if column.verdict.too_few is None else None,
             "better": _better(column, pair),
         }
         for (model, data), column, pair in verdicts.differences()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from eval.paired import spread
 from eval.values import Array, Values
@@ -32,8 +32,8 @@ class Draws:
 
     Args:
         rows: all with strata of the same items; seeds may differ.
-        bounds: least and largest possible value, which no interval leaves. Of (0, 1) are right and wrong: where all
-            items come out alike, the interval is the exact one of a proportion (Clopper and Pearson 1934).
+        bounds: least and largest possible value, which no interval leaves. With them there is an interval where all
+            items come out alike, too: at least a share of them is known to (Clopper and Pearson 1934).
     """
 
     def __init__(self, rows: Sequence[Values], bounds: tuple[float, float] | None = None) -> None:
@@ -62,7 +62,7 @@ class Draws:
         return own[draw.integers(0, row.seeds, (RESAMPLES, row.seeds - 1))].mean(axis=1)
 
     def interval(self, a: int, b: int | None = None) -> tuple[float, float] | None:
-        """Of row `a`, or of the difference a - b of two rows; None where nothing shows a spread."""
+        """Of row `a`, or of the difference a - b of two rows; None where nothing tells a spread."""
         first, second = self.rows[a], None if b is None else self.rows[b]
         alone = all(len(means) < 2 for means in first.item_means)  # without items
         if alone and min(row.seeds for row in (first, second) if row) < 2:
@@ -70,7 +70,7 @@ class Draws:
         value = first.mean - (second.mean if second else 0.0)
         error, degrees = spread(first, second)
         if not error:
-            return self._of_equal_items(first) if second is None and not alone else None
+            return None if alone or self.bounds is None else self._of_equal_items(first, second)
         t = float(special.stdtrit(degrees, TAILS[1]))  # Student's quantile, as many standard errors out
         if alone:  # a handful of seeds: Student's t, no percentiles
             return self._within(value - t * error, value + t * error, second is None)
@@ -78,15 +78,26 @@ class Draws:
         low, high = np.quantile(drawn, TAILS) * t / special.ndtri(TAILS[1])
         return self._within(value + float(low), value + float(high), second is None)
 
-    def _within(self, low: float, high: float, alone: bool) -> tuple[float, float]:
+    def _possible(self, alone: bool) -> tuple[float, float]:
+        """Ends of a row's values, or of a difference's."""
         if self.bounds is None:
-            return low, high
-        least, largest = self.bounds if alone else (self.bounds[0] - self.bounds[1], self.bounds[1] - self.bounds[0])
+            return -np.inf, np.inf
+        least, largest = self.bounds
+        return (least, largest) if alone else (least - largest, largest - least)
+
+    def _within(self, low: float, high: float, alone: bool) -> tuple[float, float]:
+        least, largest = self._possible(alone)
         return max(low, least), min(high, largest)
 
-    def _of_equal_items(self, row: Values) -> tuple[float, float] | None:
-        if self.bounds != (0, 1) or row.mean not in self.bounds:
-            return None
-        items = sum(means.size for means in row.item_means)
-        exact = stats.binomtest(round(row.mean * items), items).proportion_ci(LEVEL, method="exact")
-        return float(exact.low), float(exact.high)
+    def _of_equal_items(self, first: Values, second: Values | None) -> tuple[float, float]:
+        """Where n items all have one value, at least 2.5 %^(1/n) of all items have it, at 95 %; the rest may have any.
+        Of right and wrong it is the exact interval of a proportion, and tells two rows apart where the sign test does.
+        """
+        possible = np.array(self._possible(second is None))
+        ends = []
+        for stratum, means in enumerate(first.item_means):
+            share = TAILS[0] ** (1 / len(means))
+            own = means[0] - (second.item_means[stratum][0] if second else 0.0)
+            ends.append(share * own + (1 - share) * possible)
+        low, high = np.mean(ends, axis=0)
+        return float(low), float(high)

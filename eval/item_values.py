@@ -12,17 +12,20 @@ read once.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from eval import EvaluationError
 from eval.benchmarks import SUITES
 from eval.collect import Row, Run
 from eval.items import read_comparisons, read_judgments, read_right_or_wrong
+from eval.json_files import AGAIN
 from eval.pairwise import points_by_question
 from eval.protocols import MT_BENCH, Slot
 from eval.values import Array, Values
@@ -36,14 +39,18 @@ class Aligned:
     """Rows on the items that all of them have.
 
     Args:
-        values: by the row's key; rows without item-level results are not in it.
+        values: by the row's key; rows without item-level results are not in it. Empty where the rows share no items.
         items: how many all rows have.
         left_out: how many some rows have and others lack.
+        alone: likewise, the rows with items that others lack on all items of their own.
+        without: keys of rows of which a run left no item-level results.
     """
 
-    values: Mapping[tuple[str, ...], Values]
+    values: Mapping[Key, Values]
     items: int
     left_out: int
+    alone: Mapping[Key, Values] = field(default_factory=dict)
+    without: tuple[Key, ...] = ()
 
 
 class Store:
@@ -62,22 +69,25 @@ class Store:
     def _aligned(
         self, parts: Mapping[tuple[str, ...], Sequence[Run]], items_of: Callable[[Run], list[Items] | None]
     ) -> Aligned:
-        found = {key: [items_of(run) for run in runs] for key, runs in parts.items() if runs}
-        found = {key: seeds for key, seeds in found.items() if all(seed is not None for seed in seeds)}
+        read = {key: [items_of(run) for run in runs] for key, runs in parts.items() if runs}
+        found = {key: [seed for seed in seeds if seed is not None] for key, seeds in read.items()}
+        without = tuple(key for key, seeds in read.items() if len(found[key]) < len(seeds))
+        found = {key: seeds for key, seeds in found.items() if key not in without}
         if not found:
             return Aligned({}, 0, 0)
-        every = [seed for seeds in found.values() for seed in seeds]
-        strata = [_shared([seed[place] for seed in every]) for place in range(len(every[0]))]
-        values = {
-            key: Values(
-                tuple(_array([seed[place] for seed in seeds], shared) for place, shared in enumerate(strata)),
-                tuple(run.seed for run in parts[key]),
-            )
-            for key, seeds in found.items()
+        shared = _strata([seed for seeds in found.values() for seed in seeds])
+        own = {key: _strata(seeds) for key, seeds in found.items()}
+        names = {key: tuple(run.seed for run in parts[key]) for key in found}
+        values = {key: _values(seeds, shared, names[key]) for key, seeds in found.items()} if all(shared) else {}
+        alone = {
+            key: _values(found[key], strata, names[key])
+            for key, strata in own.items()
+            if all(strata) and _size(strata) > _size(shared)
         }
-        union = sum(len({_name(item) for seed in every for item in seed[place]}) for place in range(len(strata)))
-        items = sum(map(len, strata))
-        return Aligned({} if any(not shared for shared in strata) else values, items, union - items)
+        places = range(len(shared))
+        every = [seed for seeds in found.values() for seed in seeds]
+        union = sum(len({_name(item) for seed in every for item in seed[place]}) for place in places)
+        return Aligned(values, _size(shared), union - _size(shared), alone, without)
 
     def _strata(self, run: Run, metric: str) -> list[Items] | None:
         """The items behind a metric of a run, one mapping a benchmark; None where the run left no items of one."""
@@ -137,6 +147,20 @@ def _or_none(strata: list[Items]) -> list[Items] | None:
     return strata if all(strata) else None
 
 
+def _strata(seeds: list[list[Items]]) -> list[list[Key]]:
+    """Of each stratum the items that all have."""
+    return [_shared([seed[place] for seed in seeds]) for place in range(len(seeds[0]))]
+
+
+def _size(strata: list[list[Key]]) -> int:
+    return sum(map(len, strata))
+
+
+def _values(seeds: list[list[Items]], strata: list[list[Key]], names: tuple[int, ...]) -> Values:
+    """A row on these items."""
+    return Values(tuple(_array([seed[place] for seed in seeds], items) for place, items in enumerate(strata)), names)
+
+
 def _shared(items: list[Items]) -> list[Key]:
     """The items of all, in the order of the first."""
     first, *others = items
@@ -151,7 +175,15 @@ def _array(seeds: list[Items], shared: list[Key]) -> Array:
 
 
 def of_seeds(rows: Iterable[Row], value: Callable[[Run], float | None]) -> Aligned:
-    """The rows' values of what has no items, such as a loss: one number a seed, from runs that trained."""
+    """The rows' values of what has no items, such as a loss: one number a seed, from runs that trained.
+
+    Raises:
+        EvaluationError: a record holds a number that is none.
+    """
+    rows = list(rows)
+    for run in (run for row in rows for run in row.runs if run.trained):
+        if (number := value(run)) is not None and not math.isfinite(number):
+            raise EvaluationError(f"{run.folder / 'run.json'}: {number} is no number to compare. {AGAIN}")
     found = {
         row.key: {run.seed: number for run in row.runs if run.trained and (number := value(run)) is not None}
         for row in rows

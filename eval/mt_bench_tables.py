@@ -18,7 +18,6 @@ from eval.collect import Row, dig
 from eval.conditions import conditions, conditions_notes, distinct, judges
 from eval.protocols import MT_BENCH, Slot, slots
 from eval.tested import TESTS_NOTE, UNTESTED, Verdicts, is_category
-from eval.tested import Column as Tested
 from eval.text import Column, Table, build, estimate, plain
 
 HEADING = "MT-Bench by category"
@@ -153,12 +152,12 @@ def categories_table(lines: list[Line], experiment: Mapping[str, Any], verdicts:
         *(Column(_shown(name), estimate(name, "points", 2)) for name in names),
         *([Column("Judge", _judge, numeric=False)] if len({_judge(line) for line in lines}) > 1 else []),
     ]
-    parts = [part for panel in verdicts.panels.values() for key, part in panel.items() if is_category(key)]
+    tested = any(is_category(key) for columns in verdicts.panels.values() for key in columns)
     notes = [
         f"Mean rating (1 to 10) of a category's questions, two turns each; judge: {distinct(map(_judge, lines))}. "
         f"Unparsable ratings: {sum(line[f'{name}_unparsable'] for line in lines for name in names)}.",
-        *interval_notes(bool(parts), (line[f"{name}_low_points"] for line in lines for name in names)),
-        *_too_few(parts),
+        *interval_notes(tested, (line[f"{name}_low_points"] for line in lines for name in names)),
+        *_too_few(verdicts),
     ]
     title = f"{experiment['name']}: {HEADING}"
     return build(
@@ -170,14 +169,20 @@ def _shown(category: str) -> str:
     return "STEM" if category == "stem" else category.capitalize()
 
 
-def _too_few(parts: Iterable[Tested]) -> list[str]:
-    """Of which categories no answers at all could tell two rows apart."""
-    few = {part.label.rpartition(", ")[2]: part.verdict.too_few for part in parts if part.verdict.too_few}
-    if not few:
-        return []
-    fewest, most = min(few.values()), max(few.values())
-    questions = str(most) if fewest == most else f"{fewest} to {most}"
-    return [f"No letters for {', '.join(few)}: {questions} questions are too few to tell any two of these rows apart."]
+def _too_few(verdicts: Verdicts) -> list[str]:
+    """Of which categories no answers at all could tell two rows apart, panel by panel."""
+    notes = []
+    for panel, columns in verdicts.panels.items():
+        parts = {key.rpartition("_")[2]: column.verdict.too_few for key, column in columns.items() if is_category(key)}
+        few = {name: items for name, items in parts.items() if items is not None}
+        if few:
+            fewest, most = min(few.values()), max(few.values())
+            questions = str(most) if fewest == most else f"{fewest} to {most}"
+            where = f"{' on '.join(panel)}: no" if len(verdicts.panels) > 1 else "No"
+            notes.append(
+                f"{where} letters for {', '.join(few)}: {questions} questions are too few to tell any two rows apart."
+            )
+    return notes
 
 
 def several(lines: list[Line]) -> list[str]:

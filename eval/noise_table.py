@@ -80,8 +80,8 @@ def noise_table(lines: list[Line], experiment: Mapping[str, Any]) -> Table:
     three_times = (
         f"The same checkpoint ({runs}) evaluated three times: as in the tables, once more the same way, and "
         f"with another batch size (ours is {batches}). Noise floor: the largest difference of the three scores. Items "
-        "changed: those whose answer came out otherwise. It is this checkpoint's floor, of the model's first trained "
-        "run; that of a checkpoint trained otherwise may differ."
+        "changed: those whose answer came out otherwise. It is this checkpoint's floor; that of one trained otherwise "
+        "may differ."
     )
     worth = (
         "A difference between two rows that is not larger than this floor says nothing, whatever its standard error. "

@@ -46,13 +46,15 @@ class Slot:
         metric: a benchmark, a suite or `mt_bench`.
         key: the metric, for further protocols `<metric>_2` and so on.
         protocol: as text, None where no run has a score.
-        differs: what tells it from the metric's other protocols, empty where there is one.
+        differs: what tells it from the metric's other protocols beside what titles say, empty where there is one.
+        told: the same for where no title says shots, limit or judge.
     """
 
     metric: str
     key: str
     protocol: str | None
-    differs: str
+    differs: str = ""
+    told: str = ""
 
     def part(self, row: Row) -> Row:
         """The row with only its seeds that were scored so; it may have none."""
@@ -79,10 +81,11 @@ def slots(rows: Iterable[Row], metric: str) -> list[Slot]:
     counts = Counter(text for row in rows for text in {key_of(run, metric): None for run in row.runs} if text)
     texts = sorted(counts, key=lambda text: -counts[text])
     if not texts:
-        return [Slot(metric, metric, None, "")]
-    told = differences([json.loads(text) for text in texts])
+        return [Slot(metric, metric, None)]
+    found = [json.loads(text) for text in texts]
+    told = [_told(found, place) for place in range(len(found))]
     keys = [metric if place == 1 else f"{metric}_{place}" for place in range(1, len(texts) + 1)]
-    return [Slot(metric, *rest) for rest in zip(keys, texts, told, strict=True)]
+    return [Slot(metric, *rest) for rest in zip(keys, texts, differences(found), told, strict=True)]
 
 
 def key_of(run: Run, metric: str) -> str | None:

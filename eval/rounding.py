@@ -19,7 +19,10 @@ ROUNDING_NOTE = (
     "Accuracies have two decimals, in a column whose largest noise floor is 0.1 or more one, from 1 on none: the last "
     "digit shown is that of the floor's first. Beside an interval they have one fewer. The CSV has all digits."
 )
-NO_FLOOR_NOTE = "Noise floor not measured{where}: nothing says what the last decimals are worth."
+NO_FLOOR_NOTE = (
+    "Noise floor not measured{where}: nothing says what the last decimals are worth, and verdicts hold no difference "
+    "against a floor."
+)
 
 
 def decimals(floors: Iterable[float | None], most: int = 2) -> int:

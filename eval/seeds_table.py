@@ -24,7 +24,7 @@ Line = dict[str, Any]
 def seeds(rows: Iterable[Row], experiment: Mapping[str, Any]) -> list[Line]:
     """A line for each row with several seeds and each score of one protocol; losses in nats, accuracies in %."""
     rows = list(rows)
-    found = [(Slot("validation_loss", "validation_loss", None, ""), "Validation loss", 1.0, 4)]
+    found = [(Slot("validation_loss", "validation_loss", None), "Validation loss", 1.0, 4)]
     found += [(slot, label(name), 100.0, 2) for name in metrics(rows, experiment) for slot in slots(rows, name)]
     found += [(slot, "MT-Bench", 1.0, 2) for slot in slots(rows, MT_BENCH)]
     lines = (_line(row, *shown, experiment) for row in rows for shown in found)
@@ -39,7 +39,7 @@ def _line(row: Row, slot: Slot, name: str, factor: float, digits: int, experimen
     model, data, method, variant = row.key
     return {
         **{"model": model, "data": data, "method": method, "variant": variant, "row": row.label},
-        "score": ", ".join(filter(None, (name, slot.differs))),
+        "score": ", ".join(filter(None, (name, slot.told))),
         "unit": "%" if factor == 100 else "nats per token" if slot.metric == "validation_loss" else "points",
         "decimals": digits,
         "seeds": " ".join(map(str, values)),

@@ -23,7 +23,7 @@ from eval.rounding import floor_of
 from eval.tables import steady_s
 from eval.tested import Column, Verdicts
 from eval.values import Values
-from eval.verdicts import compare, sentence
+from eval.verdicts import compare, listed, sentence, unpaired
 
 PLAIN = ("%", "points")  # units that need no word in a sentence
 SHARES, RATINGS = (0, 1), (1, 10)  # what items can be
@@ -49,11 +49,11 @@ def significance(rows: Iterable[Row], experiment: Mapping[str, Any]) -> Verdicts
 def _scores(rows: Sequence[Row], scored: Iterable[Slot], store: Store) -> Iterator[Column]:
     for slot in scored:
         for key, metric, name in _parts(slot, rows):
-            aligned = store.aligned(rows, Slot(metric, key, slot.protocol, slot.differs))
+            aligned = store.aligned(rows, Slot(metric, key, slot.protocol))
             judged = metric.startswith(MT_BENCH)
             yield from _column(
                 key,
-                ", ".join(filter(None, (name, slot.differs))),
+                ", ".join(filter(None, (name, slot.told))),
                 *(("points", 1.0, 2) if judged else ("%", 100.0, 1)),
                 rows,
                 aligned,
@@ -113,9 +113,13 @@ def _column(
 ) -> Iterator[Column]:
     """The column if any row has values."""
     values = {row.label: aligned.values[row.key] for row in rows if row.key in aligned.values}
-    if values:
-        verdict = compare(values, **options)
-        plain = unit in PLAIN
-        told = sentence(verdict, name if plain else f"{name} ({unit})", factor, digits, "points" if plain else unit)
-        told += f" {aligned.left_out} items that not all rows have are left out." if aligned.left_out else ""
-        yield Column(key, name, unit, factor, digits, verdict, told)
+    alone = {row.label: aligned.alone[row.key] for row in rows if row.key in aligned.alone}
+    if not values and not alone:
+        return
+    verdict = compare(values, alone=alone, **options) if values else unpaired(alone, options.get("bounds"))
+    plain = unit in PLAIN
+    told = sentence(verdict, name if plain else f"{name} ({unit})", factor, digits, "points" if plain else unit)
+    told += f" {aligned.left_out} items that not all rows have are left out." if aligned.left_out and values else ""
+    without = [row.label for row in rows if row.key in aligned.without]
+    told += f" Not compared, without the items of every seed: {listed(without)}." if without else ""
+    yield Column(key, name, unit, factor, digits, verdict, told)

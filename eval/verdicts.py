@@ -14,7 +14,8 @@ verdict is about the trained models at hand, and says so. How often such verdict
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -57,13 +58,14 @@ class Verdict:
     """A column.
 
     Args:
-        order: its rows, best first. means, intervals, groups: by row; an interval is None where nothing shows a
-            spread, and rows that share a letter are not told apart.
+        order: its rows, best first. means, intervals, groups: by row; an interval is None where nothing tells a
+            spread, and rows that share a letter are not told apart. A row of which no pair was tested has no letter.
         differences: every pair once, in the rows' given order.
-        one_seed: whether a row has one seed only, so that nothing is said of other seeds.
+        one_seed: whether a row of a tested pair has one seed only, so that nothing is said of other seeds.
         floor: differences up to this are noise.
         needed: about how far apart two rows must lie to be told apart; None where nothing was tested or nothing varies.
-        too_few: how many items there are, where so few can tell no pair apart, whatever the answers; else None.
+        too_few: how many items there are, where so few can tell no pair apart, whatever the answers (0: the rows share
+            none); else None.
         bounds: as given to `compare`.
         values: what was compared.
     """
@@ -86,9 +88,14 @@ class Verdict:
         """Whether the tests could tell any pair apart."""
         return self.too_few is None and any(difference.p_holm is not None for difference in self.differences)
 
-    def apart(self, a: str, b: str) -> Difference | None:
-        """The difference of two rows, a - b, if they are told apart."""
-        return next((seen_from(a, d) for d in self.differences if {d.a, d.b} == {a, b} and d.apart), None)
+    def pair(self, a: str, b: str) -> Difference:
+        """The difference of two rows, a - b."""
+        return next(seen_from(a, d) for d in self.differences if {d.a, d.b} == {a, b})
+
+    def ranked(self) -> list[str]:
+        """The rows that were tested against any other, best first."""
+        tested = _tested(self.differences)
+        return [name for name in self.order if name in tested]
 
 
 def seen_from(first: str, difference: Difference) -> Difference:
@@ -122,6 +129,7 @@ def compare(
     accuracy: bool = False,
     bounds: tuple[float, float] | None = None,
     floor: float = 0.0,
+    alone: Mapping[str, Values] | None = None,
 ) -> Verdict:
     """Test every pair of rows.
 
@@ -130,6 +138,7 @@ def compare(
         accuracy: items are right or wrong, so that the test on them is exact.
         bounds: least and largest possible value, as of `eval.hierarchical.Draws`.
         floor: the noise floor, in the values' unit.
+        alone: rows on items of their own, from which their means and intervals are, where not all share them.
     """
     names, rows = list(values), list(values.values())
     draws = Draws(rows, bounds)
@@ -139,31 +148,65 @@ def compare(
         apart = _is_apart(ps[-1], value, low, high, floor)
         differences.append(Difference(names[i], names[j], value, low, high, *ps, apart))
     order = sorted(names, key=lambda name: values[name].mean, reverse=not lower_is_better)
+    tested = _tested(differences)
+    ranked = [name for name in order if name in tested]
     return Verdict(
         order=tuple(order),
-        means={name: row.mean for name, row in values.items()},
-        intervals={name: draws.interval(place) for place, name in enumerate(names)},
-        groups=letters(order, [frozenset((d.a, d.b)) for d in differences if d.apart]),
+        means={name: row.mean for name, row in {**values, **(alone or {})}.items()},
+        intervals={name: draws.interval(place) for place, name in enumerate(names)} | _intervals(alone or {}, bounds),
+        groups=letters(ranked, [frozenset((d.a, d.b)) for d in differences if d.apart]),
         differences=tuple(differences),
         lower_is_better=lower_is_better,
-        one_seed=any(row.seeds < 2 for row in rows),
+        one_seed=any(values[name].seeds < 2 for name in ranked),
         floor=floor,
-        needed=_needed([(values[d.a], values[d.b]) for d in differences if d.p_holm is not None], floor),
-        too_few=_too_few(rows[0], len(differences)),
+        needed=_needed([(values[d.a], values[d.b]) for d in differences if d.p_holm is not None], floor, bounds),
+        too_few=too_few(rows[0], len(differences)),
         bounds=bounds,
         values=values,
     )
 
 
-def _needed(pairs: Sequence[tuple[Values, Values]], floor: float) -> float | None:
-    """The median over pairs of the difference at which Student's t has the p that Holm asks of the first of them."""
+def unpaired(values: Mapping[str, Values], bounds: tuple[float, float] | None = None) -> Verdict:
+    """Scores of rows that share no items: their means and intervals, nothing tested."""
+    order = sorted(values, key=lambda name: values[name].mean, reverse=True)
+    return Verdict(
+        order=tuple(order),
+        means={name: row.mean for name, row in values.items()},
+        intervals=_intervals(values, bounds),
+        groups={},
+        differences=(),
+        lower_is_better=False,
+        one_seed=False,
+        floor=0.0,
+        needed=None,
+        too_few=0,
+        bounds=bounds,
+        values=values,
+    )
+
+
+def _intervals(rows: Mapping[str, Values], bounds: tuple[float, float] | None) -> dict[str, tuple[float, float] | None]:
+    """Of rows whose items are their own."""
+    return {name: Draws([row], bounds).interval(0) for name, row in rows.items()}
+
+
+def _tested(differences: Iterable[Difference]) -> set[str]:
+    """The rows of all pairs that were tested."""
+    return {name for pair in differences if pair.p_holm is not None for name in (pair.a, pair.b)}
+
+
+def _needed(pairs: Sequence[tuple[Values, Values]], floor: float, bounds: tuple[float, float] | None) -> float | None:
+    """The median over pairs of the difference at which Student's t has the p that Holm asks of the first of them; none
+    is larger than values can lie apart.
+    """
     tail = ALPHA / 2 / max(len(pairs), 1)
     spreads = [spread(a, b) for a, b in pairs]
     least = [-float(special.stdtrit(degrees, tail)) * error for error, degrees in spreads if error]
-    return max(median(least), floor) if least else None
+    largest = bounds[1] - bounds[0] if bounds else math.inf
+    return min(max(median(least), floor), largest) if least else None
 
 
-def _too_few(row: Values, pairs: int) -> int | None:
+def too_few(row: Values, pairs: int) -> int | None:
     """How many items there are, if even all differences of one sign, 2 of 2^items ways, are too likely for Holm."""
     items = [len(means) for means in row.item_means]
     return items[0] if len(items) == 1 and items[0] > 1 and 2.0 ** (1 - items[0]) * pairs > ALPHA else None
@@ -186,28 +229,33 @@ def tests(rows: Sequence[Values], accuracy: bool) -> list[Test]:
 def sentence(verdict: Verdict, label: str, factor: float = 1, digits: int = 2, unit: str = "") -> str:
     """What the tests say of a column; values times `factor`, which have the unit."""
     one_seed = ONE_SEED if verdict.one_seed and verdict.tested else ""
-    return f"{label}: {_words(verdict, factor, digits)}.{_resolution(verdict, factor, digits, unit)}{one_seed}"
+    told = f"{label}: {_words(verdict, factor, digits)}.{_untested(verdict)}"
+    return f"{told}{_resolution(verdict, factor, digits, unit)}{one_seed}"
 
 
 def leaders(verdict: Verdict) -> tuple[str, list[str]]:
-    """The row that is best, and those that are not told apart from it."""
-    best, *others = verdict.order
-    return best, [name for name in others if not verdict.apart(best, name)]
+    """The row that is best, of those that were tested where any was, and those that were tested against it and are not
+    told apart from it.
+    """
+    best, *others = verdict.ranked() or verdict.order
+    pairs = [verdict.pair(best, name) for name in others] if verdict.tested else []
+    return best, [pair.b for pair in pairs if pair.p_holm is not None and not pair.apart]
 
 
 ONE_SEED = " One seed: said of the trained models at hand, not of their methods."
 
 
 def _words(verdict: Verdict, factor: float, digits: int) -> str:
-    best, *others = verdict.order
-    if not others:
-        return f"{best} stands alone"
+    if len(verdict.order) == 1:
+        return f"{verdict.order[0]} stands alone"
+    if verdict.too_few == 0:
+        return "not tested, since the rows have no items in common"
     if verdict.too_few:
         return f"not tested, since {verdict.too_few} items can not tell any two of {len(verdict.order)} rows apart"
     if not verdict.tested:
         return "not tested, since no seeds or items show a spread"
-    equals = leaders(verdict)[1]
-    behind = [found for name in others if (found := verdict.apart(best, name))]
+    best, equals = leaders(verdict)
+    behind = [pair for name in verdict.ranked()[1:] if (pair := verdict.pair(best, name)).apart]
     if not any(difference.apart for difference in verdict.differences):
         return f"{listed([best, *equals])} are not distinguishable here"
     alike = f"{listed(equals)} {'is' if len(equals) == 1 else 'are'} not distinguishable from it" if equals else ""
@@ -215,9 +263,22 @@ def _words(verdict: Verdict, factor: float, digits: int) -> str:
     return f"{best} is best; {alike}; {ahead}" if alike else ahead
 
 
+def untested(verdict: Verdict) -> list[str]:
+    """The rows that were not tested against the best one, since one seed, or equal ones, tell nothing."""
+    best = leaders(verdict)[0]
+    others = [name for name in verdict.order if name != best]
+    return [name for name in others if verdict.pair(best, name).p_holm is None] if verdict.tested else []
+
+
+def _untested(verdict: Verdict) -> str:
+    names = untested(verdict)
+    return f" Not tested against {leaders(verdict)[0]}: {listed(names)}." if names else ""
+
+
 def _resolution(verdict: Verdict, factor: float, digits: int, unit: str) -> str:
     """How large a difference must be to be seen, where any was not."""
-    if verdict.needed is None or not verdict.tested or all(difference.apart for difference in verdict.differences):
+    tested = [difference for difference in verdict.differences if difference.p_holm is not None]
+    if verdict.needed is None or not verdict.tested or all(difference.apart for difference in tested):
         return ""
     needed = " ".join(filter(None, (f"{factor * verdict.needed:.{digits}f}", unit)))
     return f" Telling two rows apart here takes a difference of about {needed}."

@@ -78,10 +78,16 @@ def find_training(experiment: dict[str, Any], path: str) -> dict[str, Any]:
     return _first_with(trainings(experiment), experiment["name"], "run", path, "path")
 
 
-def first_trained(experiment: dict[str, Any], model: str) -> dict[str, Any]:
-    """The run of a model that the experiment lists first and that trains; where none does, the first."""
-    trained = [run for run in experiment["runs"] if method_class("runs", run["method"]).trains]
-    listed = [run for run in trained if run["model"] == model] or experiment["runs"]
+def noise_floor_run(experiment: dict[str, Any], model: str) -> dict[str, Any]:
+    """The run of a model whose checkpoint tells its noise floor: the first of `evaluation.noise_floor.row`, else the
+    first that trains, or the first where none does.
+    """
+    row, runs = experiment["evaluation"]["noise_floor"]["row"], experiment["runs"]
+    if row is None:
+        chosen = [run for run in runs if method_class("runs", run["method"]).trains]
+    else:
+        chosen = [run for run in runs if (run["method"], run["variant"]) == _row(row)]
+    listed = [run for run in chosen if run["model"] == model] or runs
     return _first_with(listed, experiment["name"], "model", model, "model")
 
 
@@ -290,6 +296,7 @@ def _check_rows(config: dict[str, Any]) -> None:
     """What the experiment names as rows are some: baseline and reference of comparisons, and the rows of claims."""
     _check_row(config, "mt_bench.pairwise_baseline", (config["mt_bench"] or {}).get("pairwise_baseline"), "null, ")
     _check_row(config, "report.reference", config["report"]["reference"], "null, ")
+    _check_row(config, "evaluation.noise_floor.row", (config["evaluation"]["noise_floor"] or {}).get("row"), "null, ")
     for place, claim in enumerate(config["report"]["claims"]):
         for number, pair in enumerate(claim["pairs"]):
             where = f"report.claims[{place}].pairs[{number}]"

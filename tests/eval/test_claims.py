@@ -58,7 +58,12 @@ def test_what_is_told_apart_the_other_way_reverses_a_claim(tree):
 
 def of_seeds(seed_scores, *pairs):
     """The line of a claim about rows with these scores by seed."""
-    values = {name: Values((np.array(scores)[:, None],), (0, 1, 2)) for name, scores in seed_scores.items()}
+    return of_values(
+        {name: Values((np.array(scores)[:, None],), (0, 1, 2)) for name, scores in seed_scores.items()}, *pairs
+    )
+
+
+def of_values(values, *pairs):
     rows = [
         Row((SimpleNamespace(model="tiny", data="world", method=name, variant="default"),), "tiny") for name in values
     ]
@@ -86,6 +91,27 @@ def test_single_pairs_without_the_mean_are_a_part():
 def test_rows_whose_seeds_are_all_alike_are_not_tested():
     found = of_seeds({"a": (2, 2, 2), "x": (1, 1, 1)}, ("a", "x"))
     assert (found["verdict"], found["tested"], found["mean_difference"]) == ("not tested", 0, None)
+
+
+def test_a_claim_of_one_seed_says_so(tmp_path):
+    plan = fixture_tree.write_tree(tmp_path, fixture_tree.experiment(seeds=(0,)))
+    fixture_tree.write_items(tmp_path, plan)
+    rows = rows_of(plan, tmp_path)
+    asked = {"claim": "full beats", "source": None, "scores": ["gsm8k"], "pairs": [["full", "vanilla"]]}
+    plan = plan | {"report": {"claims": [asked]}}
+    lines = claims(rows, plan, significance(rows, plan))
+    assert lines[0]["seeds"] == 1 and lines[0]["verdict"] == "shows up"
+    assert (
+        claims_table(lines, plan)
+        .verdicts[0]
+        .endswith("One seed: said of the trained models at hand, not of their methods.")
+    )
+
+
+def test_pairs_of_too_few_items_are_not_tested():
+    values = {name: Values((np.full((3, 4), level),), (0, 1, 2)) for name, level in (("a", 9.0), ("x", 1.0))}
+    found = of_values(values, ("a", "x"))
+    assert (found["verdict"], found["mean_difference"]) == ("not tested", None)
 
 
 def test_what_has_no_values_is_not_tested(tree):

@@ -76,7 +76,16 @@ def test_where_all_items_come_out_alike_the_interval_of_an_accuracy_is_the_exact
     draws = Draws([wrong, right], (0, 1))
     assert draws.interval(0) == (0.0, pytest.approx(exact.high)) and exact.high == pytest.approx(0.0451, abs=1e-4)
     assert draws.interval(1) == (pytest.approx(1 - exact.high), 1.0)
-    assert Draws([Values((np.full((3, 20), 7.0),))], (1, 10)).interval(0) is None
+    share = 0.025 ** (1 / 80)
+    assert draws.interval(1, 0) == (pytest.approx(2 * share - 1), 1.0), "at worst the others are the other way round"
+    assert draws.interval(0, 1) == (-1.0, pytest.approx(1 - 2 * share))
+
+
+def test_equal_ratings_have_an_interval_that_leaves_the_other_questions_free() -> None:
+    low, high = Draws([Values((np.full((3, 20), 7.0),))], (1, 10)).interval(0)
+    share = 0.025 ** (1 / 20)
+    assert (low, high) == (pytest.approx(share * 7 + (1 - share)), pytest.approx(share * 7 + (1 - share) * 10))
+    assert Draws([Values((np.full((3, 20), 7.0),))]).interval(0) is None
 
 
 def test_no_interval_leaves_what_is_possible() -> None:

@@ -59,6 +59,75 @@ def test_items_that_a_row_lacks_or_was_asked_otherwise_are_left_out_of_all(tmp_p
     assert told.endswith("2 items that not all rows have are left out.")
 
 
+def rewrite(run, change):
+    """A run's rows of samples.jsonl.gz changed."""
+    file = run.folder / "samples.jsonl.gz"
+    lines = change([json.loads(line) for line in gzip.open(file, "rt")])
+    with gzip.open(file, "wt") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def test_a_rows_own_interval_is_over_all_items_of_its_own(tmp_path, plan):
+    """One seed of galore lacks the items that full has right."""
+    rows = rows_of(plan, tmp_path)
+    whole = significance(rows, plan).of(row_of_rows(rows, "full"), "gsm8k")
+    right = {
+        line["item"]
+        for line in map(json.loads, gzip.open(rows[1].runs[0].folder / "samples.jsonl.gz", "rt"))
+        if line["benchmark"] == "gsm8k" and line["correct"]
+    }
+    rewrite(
+        row_of_rows(rows, "galore").runs[0],
+        lambda lines: [one for one in lines if one["benchmark"] != "gsm8k" or one["item"] not in right],
+    )
+    rows = rows_of(plan, tmp_path)
+    verdicts = significance(rows, plan)
+    full = row_of_rows(rows, "full")
+    assert verdicts.of(full, "gsm8k").low == whole.low < 100 * full.estimate("gsm8k").value < whole.high
+    assert verdicts.panels[full.key[:2]]["gsm8k"].verdict.means["full"] == pytest.approx(full.estimate("gsm8k").value)
+    (told,) = verdicts.sentences(["gsm8k"])
+    assert f"{len(right)} items that not all rows have are left out." in told
+
+
+def test_a_row_of_which_a_seed_left_no_items_is_named(tmp_path, plan):
+    rows = rows_of(plan, tmp_path)
+    (row_of_rows(rows, "galore").runs[1].folder / "samples.jsonl.gz").unlink()
+    (told,) = significance(rows_of(plan, tmp_path), plan).sentences(["gsm8k"])
+    assert told.endswith(" Not compared, without the items of every seed: galore.")
+
+
+def test_rows_that_share_no_items_are_not_tested_and_it_is_said(tmp_path, plan):
+    run = row_of_rows(rows_of(plan, tmp_path), "galore").runs[1]
+    rewrite(run, lambda lines: [one | {"prompt_sha256": f"{one['item']:016x}"[::-1] + "x"} for one in lines])
+    rows = rows_of(plan, tmp_path)
+    verdicts = significance(rows, plan)
+    (told,) = verdicts.sentences(["gsm8k"])
+    assert told == "GSM8K: not tested, since the rows have no items in common."
+    assert verdicts.of(row_of_rows(rows, "full"), "gsm8k").group is None
+
+
+def test_scores_by_two_judges_have_names_of_their_own(tmp_path, plan):
+    for run in rows_of(plan, tmp_path)[2].runs:
+        file = run.folder / "mt_bench.json"
+        content = json.loads(file.read_text())
+        content["judge"]["model"] = "another"
+        file.write_text(json.dumps(content))
+    columns = significance(rows_of(plan, tmp_path), plan).panels["tiny", "world-chat"]
+    names = [column.label for key, column in columns.items() if key in ("mt_bench", "mt_bench_2")]
+    assert names == ["MT-Bench, judge rule-based-judge", "MT-Bench, judge another"]
+
+
+def test_a_loss_that_is_no_number_is_refused(tmp_path, plan):
+    file = tmp_path / plan["runs"][-1]["path"] / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"validation_loss": float("nan")}))
+    with pytest.raises(EvaluationError, match="run.json: nan is no number to compare"):
+        significance(rows_of(plan, tmp_path), plan)
+
+
+def row_of_rows(rows, label):
+    return next(row for row in rows if row.label == label)
+
+
 def test_a_question_of_mt_bench_is_an_item_with_the_mean_of_its_turns(tmp_path, plan):
     rows = rows_of(plan, tmp_path)
     aligned = values_of(rows, "mt_bench")
@@ -104,9 +173,7 @@ def test_tables_have_intervals_letters_and_verdicts(tmp_path, plan):
     assert row_of(found, "full")["math_low_points"] < row_of(found, "full")["math_high_points"]
     assert row_of(found, "full")["math_group"] is None, "two questions can tell nothing apart"
     notes = " ".join(categories_table(found, plan, verdicts).notes)
-    assert (
-        "reasoning, math, coding" in notes and "2 questions are too few to tell any two of these rows apart." in notes
-    )
+    assert "reasoning, math, coding" in notes and "2 questions are too few to tell any two rows apart." in notes
 
 
 def test_answers_compared_in_pairs_are_tested_against_the_baseline_that_wins_half_the_time(tmp_path, plan):

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from eval.values import Values
-from eval.verdicts import compare, sentence
+from eval.verdicts import compare, leaders, sentence, unpaired
 
 
 def rows(**accuracies: float) -> dict[str, Values]:
@@ -98,6 +98,7 @@ def test_so_few_items_that_no_answers_tell_rows_apart_are_not_tested(items: int,
     verdict = compare({"a": right, "b": wrong}, accuracy=True, bounds=(0, 1))
     assert verdict.differences[0].p_items == pytest.approx(2.0 ** (1 - items)) and verdict.tested == tested
     assert verdict.too_few == (None if tested else items)
+    assert verdict.differences[0].apart == tested, "the interval tells apart what the sign test does"
     if not tested:
         assert sentence(verdict, "X") == "X: not tested, since 5 items can not tell any two of 2 rows apart."
     three = compare({"a": right, "b": wrong, "c": wrong}, accuracy=True)
@@ -124,9 +125,45 @@ def test_the_larger_of_the_two_ps_counts() -> None:
         assert difference.p_holm >= max(difference.p_items, difference.p_seeds_and_items)
 
 
+def test_all_right_is_told_apart_from_all_wrong() -> None:
+    values = {"right": np.ones((3, 80)), "wrong": np.zeros((3, 80)), "half": np.tile([0.0, 1.0], (3, 40))}
+    verdict = compare({name: Values((items,)) for name, items in values.items()}, accuracy=True, bounds=(0, 1))
+    assert verdict.groups == {"right": "a", "half": "b", "wrong": "c"}
+    share = 0.025 ** (1 / 80)
+    pair = verdict.pair("right", "wrong")
+    assert (pair.low, pair.high) == (pytest.approx(2 * share - 1), 1.0)
+    assert "right is better than half by" in sentence(verdict, "X") and "and wrong by 1.00 [0.91, 1.00]" in sentence(
+        verdict, "X"
+    )
+
+
+def test_a_row_that_could_not_be_tested_is_no_equal() -> None:
+    losses = {"full": (1.0, 1.01, 0.99), "lora": (2.0, 2.01, 1.99), "galore": (9.0,)}
+    values = {name: Values((np.array(seeds)[:, None],)) for name, seeds in losses.items()}
+    verdict = compare(values, lower_is_better=True)
+    assert verdict.groups == {"full": "a", "lora": "b"} and leaders(verdict) == ("full", []) and not verdict.one_seed
+    assert sentence(verdict, "Loss").startswith("Loss: full is better than lora by 1.00 [")
+    assert sentence(verdict, "Loss").endswith("Not tested against full: galore.")
+    best = compare({**values, "galore": Values((np.array([[0.5]]),))}, lower_is_better=True)
+    assert leaders(best) == ("full", []) and "galore is" not in sentence(best, "Loss")
+    assert "Not tested against full: galore." in sentence(best, "Loss")
+
+
+def test_rows_that_share_no_items_are_not_tested_and_keep_their_intervals() -> None:
+    verdict = unpaired(rows(full=0.7, lora=0.6), (0, 1))
+    assert verdict.order == ("full", "lora") and verdict.intervals["full"][0] < 0.7 < verdict.intervals["full"][1]
+    assert sentence(verdict, "X") == "X: not tested, since the rows have no items in common."
+
+
+def test_what_it_takes_is_never_more_than_values_can_lie_apart() -> None:
+    found = [np.array([[0.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 1.0]])]
+    values = {"a": Values((found[0], np.ones((1, 9)))), "b": Values((found[1], np.ones((1, 9))))}
+    assert compare(values, accuracy=True, bounds=(0, 1)).needed <= 1.0 < compare(values, accuracy=True).needed
+
+
 def test_a_difference_can_be_asked_for_from_either_side() -> None:
     verdict = compare(rows(full=0.7, lora=0.6), accuracy=True)
-    here, there = verdict.apart("full", "lora"), verdict.apart("lora", "full")
+    here, there = verdict.pair("full", "lora"), verdict.pair("lora", "full")
     assert (here.value, here.low, here.high) == (-there.value, -there.high, -there.low) and here.a == "full"
 
 
@@ -147,6 +184,6 @@ def test_many_rows_are_counted_and_not_all_named() -> None:
 
 def test_a_row_alone_has_an_interval_and_no_verdict() -> None:
     verdict = compare(rows(full=0.6), accuracy=True)
-    assert verdict.differences == () and verdict.groups == {"full": "a"}
+    assert verdict.differences == () and verdict.groups == {} and not verdict.tested
     low, high = verdict.intervals["full"]
     assert low < 0.6 < high and sentence(verdict, "X") == "X: full stands alone."

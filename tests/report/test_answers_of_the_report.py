@@ -59,11 +59,22 @@ def test_claims_are_answered_where_any_were_made(tree):
     _, _, rows, verdicts = tree
     about = {"model": rows[0].key[0], "data": rows[0].key[1], "claim": "full is best"}
     told = [("reversed", "GSM8K"), ("not seen", "MMLU"), ("reversed", "MT-Bench")]
-    lines = [about | {"verdict": verdict, "score": score} for verdict, score in told]
+    lines = [about | {"verdict": verdict, "score": score, "seeds": 2} for verdict, score in told]
     elsewhere = lines[0] | {"model": "another"}
     assert answers_of(rows, verdicts, [*lines, elsewhere])["What was claimed?"] == [
         "full is best: reversed in GSM8K and MT-Bench; not seen in MMLU."
     ]
+    lines[0]["seeds"] = 1
+    assert answers_of(rows, verdicts, lines)["What was claimed?"][1].startswith("One seed: said of the trained models")
+
+
+def test_one_seed_is_said_where_scores_are_answered(tmp_path):
+    plan = fixture_tree.write_tree(tmp_path, fixture_tree.experiment(seeds=(0,)))
+    fixture_tree.write_items(tmp_path, plan)
+    rows = rows_of(plan, tmp_path)
+    good = answers_of(rows, significance(rows, plan))["How good is the result?"]
+    assert good[-1] == "One seed: said of the trained models at hand, not of their methods."
+    assert sum("One seed" in sentence for sentence in good) == 1
 
 
 def test_out_of_memory_is_an_answer_and_so_is_nothing(tree, tmp_path):

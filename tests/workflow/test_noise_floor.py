@@ -15,7 +15,7 @@ from tests.eval.benchmark_data import write_checkpoint, write_data_root
 from tests.workflow.experiments import small
 from workflow.engine.errors import InputError
 from workflow.engine.models import load_tokenizer
-from workflow.experiment import first_trained, resolve
+from workflow.experiment import noise_floor_run, resolve
 from workflow.stages import evaluate
 from workflow.stages.noise_floor import noise_floor
 
@@ -42,7 +42,7 @@ def evaluated(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     base = write_checkpoint(folder / "model", context_tokens=512)
     load_tokenizer(base).save_pretrained(folder / "model")
     (folder / "run.json").write_text(json.dumps({"status": "ok", "error": None}))
-    evaluate.evaluate_run(experiment, first_trained(experiment, "tiny"), folder)
+    evaluate.evaluate_run(experiment, noise_floor_run(experiment, "tiny"), folder)
     return experiment, results
 
 
@@ -64,10 +64,18 @@ def test_the_floor_is_of_the_first_trained_run_scored_twice_more(evaluated: tupl
     assert {file: file.read_bytes() for file in results.rglob("*") if file.is_file()} == before
 
 
-def test_the_run_is_the_first_that_trains_or_the_first_where_none_does() -> None:
-    methods = ["vanilla", "lora", "full"]
-    assert first_trained(resolve(small(methods=methods)), "tiny")["path"] == "tiny/sums/lora/default/seed0"
-    assert first_trained(resolve(small(methods=["vanilla"])), "tiny")["path"] == "tiny/sums/vanilla/default/seed0"
+def test_the_run_is_that_of_a_row_or_the_first_that_trains_or_the_first_of_all() -> None:
+    def chosen(methods: list[Any], **more: Any) -> str:
+        evaluation = {"noise_floor": {"batch_size": 3, **more}, "benchmarks": BENCHMARKS}
+        return noise_floor_run(resolve(small(methods=methods, evaluation=evaluation)), "tiny")["path"]
+
+    assert chosen(["vanilla", "lora", "full"]) == "tiny/sums/lora/default/seed0"
+    assert chosen(["vanilla"]) == "tiny/sums/vanilla/default/seed0"
+    assert chosen(["vanilla", "lora", "full"], row="full") == "tiny/sums/full/default/seed0"
+    wide = {"method": "lora", "variant": "wide", "hyperparameters": {"rank": 8}}
+    assert chosen(["full", wide], row="lora/wide") == "tiny/sums/lora/wide/seed0"
+    with pytest.raises(InputError, match="evaluation.noise_floor.row: 'lora' is no row.* Legal: null, vanilla, full"):
+        chosen(["vanilla", "full"], row="lora")
 
 
 def test_the_other_batch_size_reaches_the_model(

@@ -68,7 +68,9 @@ HOVER = "%{y}: %{x:+.4g}<extra></extra>"
 
 
 def _against(reference: Row, column: Column) -> dict[str, Difference]:
-    """Tested differences of all rows from the reference that have an interval, by row."""
+    """Tested differences of all rows from the reference that have an interval, by row; none of too few items."""
+    if not column.verdict.tested:
+        return {}
     pairs = [pair for pair in column.verdict.differences if reference.label in (pair.a, pair.b)]
     turned = [seen_from(pair.b if pair.a == reference.label else pair.a, pair) for pair in pairs]
     return {pair.a: pair for pair in turned if pair.p_holm is not None and pair.low is not None}

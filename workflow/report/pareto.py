@@ -98,12 +98,12 @@ def _scores(rows: Sequence[Row], experiment: Mapping[str, Any]) -> list[Score]:
     for metric in metrics(rows, experiment):
         name = label(metric)
         found += [Score(slot, _named(name, slot), f"{name} (%)", 100.0) for slot in slots(rows, metric)]
-    loss = Slot("validation_loss", "validation_loss", None, "")
+    loss = Slot("validation_loss", "validation_loss", None)
     return [*found, Score(loss, "Validation loss", "validation loss (nats per token)", 1.0, lower_is_better=True)]
 
 
 def _named(name: str, slot: Slot) -> str:
-    return f"{name}, {slot.differs}" if slot.differs else name
+    return f"{name}, {slot.told}" if slot.told else name
 
 
 def _choice(

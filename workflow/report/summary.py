@@ -15,7 +15,7 @@ from eval.collect import Row, panels
 from eval.tables import steady_s
 from eval.tested import Column, Verdicts, is_category
 from eval.text import GB, MB
-from eval.verdicts import leaders, listed
+from eval.verdicts import ONE_SEED, leaders, listed, untested
 from workflow.report.card_lines import fits_words
 
 OTHERS = ("step_median_s", "bits_per_byte", "win_rate")  # columns that answer another question
@@ -49,20 +49,23 @@ def three_answers(rows: Sequence[Row], verdicts: Verdicts, claimed: Iterable[Map
 def _claims(rows: Sequence[Row], claimed: Iterable[Mapping[str, Any]]) -> list[str]:
     """A sentence a claim: in which scores it shows up, in which not."""
     found: dict[str, dict[str, list[str]]] = {}
-    for line in claimed:
-        if (line["model"], line["data"]) == rows[0].key[:2]:
-            found.setdefault(line["claim"], {}).setdefault(line["verdict"], []).append(line["score"])
-    return [
+    own = [line for line in claimed if (line["model"], line["data"]) == rows[0].key[:2]]
+    for line in own:
+        found.setdefault(line["claim"], {}).setdefault(line["verdict"], []).append(line["score"])
+    told = [
         f"{claim}: " + "; ".join(f"{verdict} in {listed(scores)}" for verdict, scores in by_verdict.items()) + "."
         for claim, by_verdict in found.items()
     ]
+    return told + [ONE_SEED.strip()] * any(line["seeds"] == 1 for line in own)
 
 
 def _good(rows: Sequence[Row], verdicts: Verdicts) -> list[str]:
     """Of every score who is best, and who is not told apart from it; MT-Bench as a whole, no other columns."""
     columns = verdicts.panels.get(rows[0].key[:2], {})
     answering = [key for key in columns if key not in OTHERS and not key.endswith("_without_coding")]
-    return [_best(columns[key]) for key in answering if not is_category(key)]
+    whole = [columns[key] for key in answering if not is_category(key)]
+    one_seed = any(column.verdict.tested and column.verdict.one_seed for column in whole)
+    return [*map(_best, whole), *[ONE_SEED.strip()] * one_seed]
 
 
 def _best(column: Column) -> str:
@@ -72,7 +75,8 @@ def _best(column: Column) -> str:
         few = f"{verdict.too_few} items are too few to tell rows apart" if verdict.too_few else "nothing was tested"
         return f"{column.label}: {best} has the best mean, {value}; {few}."
     alike = f"; not distinguishable from it: {listed(equals)}" if equals else ", apart from all others"
-    return f"{column.label}: {best}, {value}{alike}."
+    left = f"; not tested against it: {listed(names)}" if (names := untested(verdict)) else ""
+    return f"{column.label}: {best}, {value}{alike if equals or not left else ''}{left}."
 
 
 def _fits(rows: Sequence[Row]) -> list[str]:

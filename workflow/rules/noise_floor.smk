@@ -1,4 +1,4 @@
-# The noise floor of every model: its first trained run's checkpoint is evaluated twice more, where the experiment asks for it.
+# The noise floor of every model: the checkpoint of one run is evaluated twice more, where the experiment asks for it.
 
 
 NOISE_FLOOR = f"{RESULTS}/{{model}}/noise_floor.json"
@@ -8,10 +8,10 @@ NOISE_FLOORS = expand(NOISE_FLOOR, model=list(MODEL_MANIFESTS)) if EXPERIMENT["e
 rule noise_floor:
     input:
         benchmarks=BENCHMARKS_MANIFEST,
-        record=of_first_trained("run.json"),
-        checkpoint=of_first_trained("model"),
-        scores=of_first_trained("scores.json"),
-        samples=of_first_trained("samples.jsonl.gz"),
+        record=of_noise_floor_run("run.json"),
+        checkpoint=of_noise_floor_run("model"),
+        scores=of_noise_floor_run("scores.json"),
+        samples=of_noise_floor_run("samples.jsonl.gz"),
     output:
         NOISE_FLOOR,
     log:

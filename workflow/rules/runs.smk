@@ -5,7 +5,7 @@ from eval.chosen import row_path, tried
 from eval.judge_settings import shown_address
 from eval.planned import LOOKS
 from workflow.continual_pretraining import FOLDER, continues, phase_of
-from workflow.experiment import baseline_of, first_trained
+from workflow.experiment import baseline_of, noise_floor_run
 from workflow.places import benchmarks_folder, data_folder, model_folder
 from workflow.stages.leaks import forget_former_leak
 
@@ -195,9 +195,9 @@ def all_runs(file):
     return [f"{RESULTS}/{path}/{file}" for path in RUNS]
 
 
-def of_first_trained(file):
+def of_noise_floor_run(file):
     """A file of the run of a model that tells its noise floor."""
-    return lambda wildcards: f"{RESULTS}/{first_trained(EXPERIMENT, wildcards.model)['path']}/{file}"
+    return lambda wildcards: f"{RESULTS}/{noise_floor_run(EXPERIMENT, wildcards.model)['path']}/{file}"
 
 
 def compared_answers(file):

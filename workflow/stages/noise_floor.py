@@ -1,12 +1,12 @@
-"""Measure a model's noise floor: the checkpoint of its first trained run is evaluated again, in this new process,
-once as the run was and once with another batch size (`evaluation.noise_floor.batch_size`).
+"""Measure a model's noise floor: the checkpoint of one run is evaluated again, in this new process, once as the run
+was and once with another batch size (`evaluation.noise_floor.batch_size`).
 
     python -m workflow.stages.noise_floor --experiment results/smoke/experiment.json --model tiny-llama
 
-Writes results/<experiment>/<model>/noise_floor.json. It is always the first run of the model that the experiment
-lists and that trains (an untouched model may get nothing right, and no score of 0 moves), so that the floor does not
-depend on how the others ended; if that one left no scores (out of memory, diverged), the floor is skipped, with the
-reason. Where nothing is trained it is the first run.
+Writes results/<experiment>/<model>/noise_floor.json. It is the first run of the row that `evaluation.noise_floor.row`
+names, else the first that trains (an untouched model may get nothing right, and no score of 0 moves), so that the floor
+does not depend on how the others ended; if that one left no scores (out of memory, diverged), the floor is skipped,
+with the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow.engine.errors import InputError
-from workflow.experiment import first_trained, load
+from workflow.experiment import load, noise_floor_run
 from workflow.stages import parser, results_folder, stage_main
 
 SCHEMA_VERSION = "1.0"
@@ -44,12 +44,14 @@ def noise_floor(experiment: dict[str, Any], results: Path, model: str) -> dict[s
     evaluation = experiment["evaluation"]
     if evaluation["noise_floor"] is None:
         raise InputError(f"evaluation.noise_floor: experiment {experiment['name']!r} asks for none.")
-    run = first_trained(experiment, model)
+    run = noise_floor_run(experiment, model)
     other = evaluation["noise_floor"]["batch_size"]
     about = {"run": run["path"], "batch_size": evaluation["batch_size"], "other_batch_size": other}
     scores = json.loads((results / run["path"] / "scores.json").read_text())
     if scores["status"] != "ok":
-        return _skipped(about, f"{run['path']}, the first trained run of {model}, has no scores: {scores['reason']}")
+        return _skipped(
+            about, f"{run['path']}, whose noise floor stands for {model}, has no scores: {scores['reason']}"
+        )
     return _measured(experiment, run, results / run["path"], scores, about)
 
 
