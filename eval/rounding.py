@@ -16,8 +16,8 @@ from eval.benchmarks import SUITES
 from eval.collect import Row, dig
 
 ROUNDING_NOTE = (
-    "Accuracies have two decimals, in a column whose largest noise floor is 0.1 or more one, from 1 on none: the last "
-    "digit shown is that of the floor's first. Beside an interval they have one fewer. The CSV has all digits."
+    "Accuracies have two decimals; one where the column's largest noise floor is 0.1 or more, none where it is 1 or "
+    "more, so that the last digit shown is the floor's first; beside an interval one fewer. The CSV has all digits."
 )
 NO_FLOOR_NOTE = (
     "Noise floor not measured{where}: nothing says what the last decimals are worth, and verdicts hold no difference "

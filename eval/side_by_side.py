@@ -136,7 +136,7 @@ def _notes(a: Row, b: Row, kind: str) -> Iterator[str]:
     """How runs ended, seeds that the other side lacks, measurements that did not see everything."""
     for name, row, other in (("a", a, b), ("b", b, a)):
         alone = [str(run.seed) for run in row.runs if run.seed not in {each.seed for each in other.runs}]
-        if alone and kind == "training":
+        if 0 < len(alone) < len(row.runs) and kind == "training":
             several = len(alone) > 1
             yield (
                 f"seed{'s' if several else ''} {', '.join(alone)} {'stand' if several else 'stands'} in {name} only "

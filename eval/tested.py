@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 TESTS_NOTE = (
     "In brackets: 95 % interval over seeds and items (hierarchical bootstrap; of a loss or a time Student's t over "
-    "seeds). Letters: rows that share one are not told apart. Every pair of a column is tested on the same items "
-    "(exactly for right and wrong, by drawn signs for more than 16 ratings, by Student's t for a suite's mean) and "
-    "over seeds and items (Welch's t); the larger p is corrected for the number of pairs (Holm). A difference counts "
-    "at p <= 0.05 if its interval leaves out 0 and, of accuracies, it is larger than the noise floor. "
-    "tables/differences.csv has all pairs."
+    "seeds). Letters: rows that share one are not told apart, which is no proof that they are equal: with few seeds "
+    "and many pairs even large differences are not. Every pair of a column is tested on the same items (exactly for "
+    "right and wrong, by drawn signs for more than 16 ratings, by Student's t for a suite's mean) and over seeds and "
+    "items (Welch's t); the larger p is corrected for the number of pairs (Holm). A difference counts at p <= 0.05 if "
+    "its interval leaves out 0 and, of accuracies, it is larger than the noise floor. tables/differences.csv has all "
+    "pairs."
 )
 
 Panel = tuple[str, str]  # model, data

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-9  # of a variance: less is what sums leave
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Values:
     @functools.cached_property
     def excess_variance(self) -> float:
         """What of `seed_variance` is the seeds' own, and not their answering single items a little otherwise."""
-        return max(self.seed_variance - sum(map(_interaction, self.strata)) / len(self.strata) ** 2, 0.0)
+        excess = self.seed_variance - sum(map(_interaction, self.strata)) / len(self.strata) ** 2
+        return excess if excess > ROUNDING * self.seed_variance else 0.0
 
 
 def joined(rows: Sequence[Values]) -> Values | None:

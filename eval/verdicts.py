@@ -148,6 +148,7 @@ def compare(
         apart = _is_apart(ps[-1], value, low, high, floor)
         differences.append(Difference(names[i], names[j], value, low, high, *ps, apart))
     order = sorted(names, key=lambda name: values[name].mean, reverse=not lower_is_better)
+    least = max(floor, _least_by_signs(rows, len(differences)) if accuracy else 0.0)
     tested = _tested(differences)
     ranked = [name for name in order if name in tested]
     return Verdict(
@@ -159,7 +160,7 @@ def compare(
         lower_is_better=lower_is_better,
         one_seed=any(values[name].seeds < 2 for name in ranked),
         floor=floor,
-        needed=_needed([(values[d.a], values[d.b]) for d in differences if d.p_holm is not None], floor, bounds),
+        needed=_needed([(values[d.a], values[d.b]) for d in differences if d.p_holm is not None], least, bounds),
         too_few=too_few(rows[0], len(differences)),
         bounds=bounds,
         values=values,
@@ -195,15 +196,22 @@ def _tested(differences: Iterable[Difference]) -> set[str]:
     return {name for pair in differences if pair.p_holm is not None for name in (pair.a, pair.b)}
 
 
-def _needed(pairs: Sequence[tuple[Values, Values]], floor: float, bounds: tuple[float, float] | None) -> float | None:
-    """The median over pairs of the difference at which Student's t has the p that Holm asks of the first of them; none
-    is larger than values can lie apart.
+def _least_by_signs(rows: Sequence[Values], pairs: int) -> float:
+    """The least difference that the sign test can tell apart where a row has one seed: so many items one way."""
+    if not pairs or len(rows[0].strata) > 1 or min(row.seeds for row in rows) > 1:
+        return 0.0
+    return math.ceil(1 + math.log2(pairs / ALPHA)) / len(rows[0].item_means[0])
+
+
+def _needed(pairs: Sequence[tuple[Values, Values]], lowest: float, bounds: tuple[float, float] | None) -> float | None:
+    """The median over pairs of the difference at which Student's t has the p that Holm asks of the first of them; not
+    below the lowest that can be told apart, nor more than values can lie apart.
     """
     tail = ALPHA / 2 / max(len(pairs), 1)
     spreads = [spread(a, b) for a, b in pairs]
     least = [-float(special.stdtrit(degrees, tail)) * error for error, degrees in spreads if error]
     largest = bounds[1] - bounds[0] if bounds else math.inf
-    return min(max(median(least), floor), largest) if least else None
+    return min(max(median(least), lowest), largest) if least else None
 
 
 def too_few(row: Values, pairs: int) -> int | None:
@@ -281,7 +289,9 @@ def _resolution(verdict: Verdict, factor: float, digits: int, unit: str) -> str:
     if verdict.needed is None or not verdict.tested or all(difference.apart for difference in tested):
         return ""
     needed = " ".join(filter(None, (f"{factor * verdict.needed:.{digits}f}", unit)))
-    return f" Telling two rows apart here takes a difference of about {needed}."
+    rows = len(verdict.ranked())
+    which = "two rows" if rows == 2 else f"any two of {rows} rows"
+    return f" Telling {which} apart here takes a difference of about {needed}."
 
 
 def _more(behind: Sequence[Difference], factor: float, digits: int) -> str:

@@ -161,6 +161,17 @@ def test_what_it_takes_is_never_more_than_values_can_lie_apart() -> None:
     assert compare(values, accuracy=True, bounds=(0, 1)).needed <= 1.0 < compare(values, accuracy=True).needed
 
 
+def test_with_one_seed_it_takes_as_many_items_as_the_sign_test_does() -> None:
+    """Four of 80 items one way have p = 0.125, though Student's t would tell so little a spread apart."""
+    items = np.zeros((1, 80))
+    better = items.copy()
+    better[0, :4] = 1
+    verdict = compare({"a": Values((better,)), "b": Values((items,))}, accuracy=True, bounds=(0, 1))
+    assert not verdict.differences[0].apart and verdict.needed == 6 / 80
+    better[0, :6] = 1
+    assert compare({"a": Values((better,)), "b": Values((items,))}, accuracy=True, bounds=(0, 1)).differences[0].apart
+
+
 def test_a_difference_can_be_asked_for_from_either_side() -> None:
     verdict = compare(rows(full=0.7, lora=0.6), accuracy=True)
     here, there = verdict.pair("full", "lora"), verdict.pair("lora", "full")

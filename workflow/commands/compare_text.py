@@ -266,7 +266,8 @@ def _cells(metric: Metric, pair: Pair, unit: str) -> Cells:
     for side, estimate in (("a", metric.a.scaled(form.factor)), ("b", metric.b.scaled(form.factor))):
         row |= {side: estimate.value, f"{side}_stderr": estimate.stderr}
     values = [plus_minus(side, f"{side}_stderr", form.digits)(row) for side in ("a", "b")]
-    seeds = f", seed {' '.join(map(str, metric.seeds))}" if metric.seeds not in ((), pair.seeds) else ""
+    told = pair.seeds and metric.seeds not in ((), pair.seeds)
+    seeds = f", seed {' '.join(map(str, metric.seeds))}" if told else ""
     change = _ratio(metric) if metric.name in RATIOS else signed("change", form.digits)(row)
     return _name(metric.name) + form.unit + seeds, *values, change if change != EMPTY else _no_change(metric)
 
