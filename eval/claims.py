@@ -29,8 +29,8 @@ NOTE = (
     "under the other tables, corrected for the pairs of the claim). In part: only single pairs are. Not seen: nothing "
     "is told apart, which is no proof of equality. Reversed: the mean difference, or single pairs only, are told apart "
     "the other way. Mixed: some of it one way, some the other. Claims are not corrected for each other; a pair that "
-    "was asked for beforehand may be told apart here though it shares a letter in the other tables, which are corrected "
-    "for all of their pairs."
+    "was asked for beforehand may be told apart here though it shares a letter in the other tables, which are "
+    "corrected for all of their pairs."
 )
 SHOWS, PART, UNSEEN, REVERSED = "shows up", "shows up in part", "not seen", "reversed"
 MIXED, UNTESTED = "mixed", "not tested"
