@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from eval.significance import significance
-from eval.tested import UNTESTED
+from eval.tested import UNTESTED, Column, Verdicts
+from eval.values import Values
+from eval.verdicts import compare
 from eval.versus import versus
 from tests.report import fixture_tree
 from tests.report.fixture_tree import rows_of
@@ -66,6 +69,16 @@ def test_claims_are_answered_where_any_were_made(tree):
     ]
     lines[0]["seeds"] = 1
     assert answers_of(rows, verdicts, lines)["What was claimed?"][1].startswith("One seed: said of the trained models")
+
+
+def test_where_nothing_is_told_apart_no_row_is_called_the_winner(tree):
+    _, _, rows, _ = tree
+    items = np.random.default_rng(0).integers(0, 2, (3, 3, 80)).astype(float)
+    verdict = compare({name: Values((items[place],)) for place, name in enumerate("abc")}, accuracy=True, bounds=(0, 1))
+    column = Column("gsm8k", "GSM8K", "%", 100.0, 1, verdict, "")
+    (told,) = answers_of(rows, Verdicts({rows[0].key[:2]: {"gsm8k": column}}))["How good is the result?"]
+    assert told.startswith("GSM8K: no row is told apart from another with 3 pairs tested at once; ")
+    assert told.endswith(f"{verdict.order[0]} has the best mean, {100 * verdict.means[verdict.order[0]]:.1f} %.")
 
 
 def test_one_seed_is_said_where_scores_are_answered(tmp_path):

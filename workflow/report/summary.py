@@ -75,7 +75,9 @@ def _best(column: Column) -> str:
         few = f"{verdict.too_few} items are too few to tell rows apart" if verdict.too_few else "nothing was tested"
         return f"{column.label}: {best} has the best mean, {value}; {few}."
     if not any(pair.apart for pair in verdict.differences):
-        return f"{column.label}: no row is told apart from another; {best} has the best mean, {value}."
+        tested = sum(pair.p_holm is not None for pair in verdict.differences)
+        asked = f"with {tested} pairs tested at once" if tested > 1 else "here"
+        return f"{column.label}: no row is told apart from another {asked}; {best} has the best mean, {value}."
     alike = f"; not distinguishable from it: {listed(equals)}" if equals else ", apart from all others"
     left = f"; not tested against it: {listed(names)}" if (names := untested(verdict)) else ""
     return f"{column.label}: {best}, {value}{alike if equals or not left else ''}{left}."
