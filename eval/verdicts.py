@@ -94,8 +94,7 @@ class Verdict:
 
     def ranked(self) -> list[str]:
         """The rows that were tested against any other, best first."""
-        tested = _tested(self.differences)
-        return [name for name in self.order if name in tested]
+        return _ranked(self.order, self.differences)
 
 
 def seen_from(first: str, difference: Difference) -> Difference:
@@ -149,8 +148,7 @@ def compare(
         differences.append(Difference(names[i], names[j], value, low, high, *ps, apart))
     order = sorted(names, key=lambda name: values[name].mean, reverse=not lower_is_better)
     least = max(floor, _least_by_signs(rows, len(differences)) if accuracy else 0.0)
-    tested = _tested(differences)
-    ranked = [name for name in order if name in tested]
+    ranked = _ranked(order, differences)
     return Verdict(
         order=tuple(order),
         means={name: row.mean for name, row in {**values, **(alone or {})}.items()},
@@ -191,9 +189,10 @@ def _intervals(rows: Mapping[str, Values], bounds: tuple[float, float] | None) -
     return {name: Draws([row], bounds).interval(0) for name, row in rows.items()}
 
 
-def _tested(differences: Iterable[Difference]) -> set[str]:
-    """The rows of all pairs that were tested."""
-    return {name for pair in differences if pair.p_holm is not None for name in (pair.a, pair.b)}
+def _ranked(order: Iterable[str], differences: Iterable[Difference]) -> list[str]:
+    """In this order, the rows of all pairs that were tested."""
+    tested = {name for pair in differences if pair.p_holm is not None for name in (pair.a, pair.b)}
+    return [name for name in order if name in tested]
 
 
 def _least_by_signs(rows: Sequence[Values], pairs: int) -> float:

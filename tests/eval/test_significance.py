@@ -202,6 +202,24 @@ def test_every_pair_of_every_column_has_its_line(tmp_path, plan):
     assert len(differences_table(lines, plan).body) == len(lines)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ((-3.6, -12.4, 5.75), "-3.60 [-12.40, +5.75]"),
+        ((0.0123456, 0.001, 0.0236), "+0.01235 [+0.00100, +0.02360]"),
+        ((0.0, -1.2e-8, 1.2e-8), "+0.000000 [+0.000000, +0.000000]"),
+        ((0.0, None, None), "+0"),
+        ((1234.5, 1200.0, 1300.0), "+1234 [+1200, +1300]"),
+    ],
+)
+def test_a_difference_and_its_interval_have_one_number_of_decimals(numbers, shown):
+    line = {"label": "X", "unit": "%", "a": "a", "b": "b", "better": None, "model": "m", "data": "d"}
+    line |= dict.fromkeys(("p_items", "p_seeds_and_items", "p_holm"))
+    line |= dict(zip(("value", "low", "high"), numbers, strict=True))
+    table = differences_table([line], {"name": "x"})
+    assert shown in table.body[0]
+
+
 def test_published_cells_are_reproduced_or_not_by_our_interval(tmp_path, plan, monkeypatch):
     plan["report"]["published"], plan["data_root"] = ["table2_accuracy"], "real"
     for run in plan["runs"]:

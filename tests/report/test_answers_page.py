@@ -214,6 +214,7 @@ def test_without_prepared_questions_the_page_says_so(tmp_path, plan):
     (tmp_path / "benchmarks/manifest.json").unlink()
     page = page_of(plan, tmp_path)
     assert UNPREPARED in Reader(page).text and islands(page) == {}
+    assert "its questions are not prepared here" in page and "run it again" not in page
 
 
 def test_the_first_two_methods_with_answers_are_chosen_and_silent_ones_cannot_be(tmp_path, plan):

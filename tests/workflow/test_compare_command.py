@@ -195,6 +195,17 @@ def test_markdown_is_one_table_with_conditions_below(answer: Answer) -> None:
     assert "- device: cpu (Imaginary CPU) in both" in text and "- 6 rows side by side" in text
 
 
+def test_sides_without_a_common_seed_show_none_and_leave_none_out(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = fixture_tree.write_tree(results / "later", fixture_tree.experiment("later", seeds=(5, 6)))
+    fixture_tree.write(results / "later" / "experiment.json", plan)
+    assert cli.main(["compare", str(results / "here"), str(results / "later"), "--method", "full"]) == 0
+    text = capsys.readouterr().out
+    assert "no seed in common: 0, 1 in a, 5, 6 in b" in text
+    assert "validation loss, seed" not in text and "left out" not in text
+
+
 def test_a_row_without_any_metric_keeps_its_line_and_its_notes(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
