@@ -381,16 +381,32 @@ def test_generation_ends_at_the_cap(checkpoint: Path, data_root: Path, monkeypat
     assert max(lengths) == 7
 
 
-def test_lm_eval_is_left_as_it_was_found(evaluation: tuple[Scores, Rows]) -> None:
+@pytest.mark.parametrize("shown", [True, False], ids=["bars shown", "bars off"])
+def test_lm_eval_is_left_as_it_was_found(checkpoint: Path, data_root: Path, shown: bool) -> None:
     import datasets
     import lm_eval.api.task
     import lm_eval.utils
     import tqdm
+    from transformers.utils import logging as transformers_logging
 
+    def state() -> tuple[Any, ...]:
+        records, weights = datasets.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
+        return records, weights, transformers_logging.get_verbosity(), logging.getLogger("lm_eval").level
+
+    def show_bars(records: bool, weights: bool) -> None:
+        (datasets.enable_progress_bars if records else datasets.disable_progress_bars)()
+        (transformers_logging.enable_progress_bar if weights else transformers_logging.disable_progress_bar)()
+
+    earlier = state()
+    show_bars(shown, shown)
+    try:
+        found = state()
+        evaluate(checkpoint, data_root, [{"name": "winogrande", "limit": 1, "shots": 0}])
+        assert state() == found
+    finally:
+        show_bars(*earlier[:2])
     assert lm_eval.api.task.tqdm is tqdm.tqdm
-    assert datasets.utils.is_progress_bar_enabled() != bool(datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS)
     assert "from_string" not in vars(lm_eval.utils.env)
-    assert logging.getLogger("lm_eval").level != logging.ERROR
 
 
 # --- what does not fit
