@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,22 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was() -> Iterator[None]:
+    """What stages set for their whole process (environment, logging, bars) does not reach the next test."""
+    environment = dict(os.environ)
+    levels = {name: logging.getLogger(name).level for name in ("lm_eval", "transformers", "datasets")}
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    if datasets := sys.modules.get("datasets"):
+        datasets.enable_progress_bars()
+    if transformers := sys.modules.get("transformers"):
+        transformers.utils.logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="session")

@@ -215,9 +215,12 @@ for name in sys.argv[1:]:
 """
 
 
+ONLINE = ("HF_", "TRANSFORMERS_", "HTTP", "http")  # what decides whether and where a hub is asked
+
+
 def read_in_process(names: list[str], home: Path, url: str, **env: str) -> list[str]:
     """A line for each name: what was read, or the error."""
-    settings = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP", "http"))}
+    settings = {key: value for key, value in os.environ.items() if not key.startswith(ONLINE)}
     settings |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "no_proxy": "127.0.0.1"}
     command = [sys.executable, "-c", SCRIPT, *names]
     done = subprocess.run(command, cwd=ROOT, env=settings | env, capture_output=True, text=True, timeout=120)

@@ -16,10 +16,11 @@ import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from eval import EvaluationError
+from eval import EvaluationError, judge_client
 from eval.judge_client import RE_ASK_TEMPERATURE, JudgeSettings, Reply, Usage, ask, estimate, foresee
 from eval.judge_server import MODEL, running_judge
 from eval.judge_settings import shown_address
@@ -102,17 +103,14 @@ def test_equal_requests_share_a_reply():
     assert twice[0] == twice[1] and len(seen) == 1
 
 
-def test_no_more_calls_than_the_pace_begin_in_a_minute():
-    begun: list[float] = []
-
-    def answer(request, number):
-        begun.append(time.monotonic())
-        return completion("[[5]]")
-
-    with scripted_judge(answer) as (url, _):
+def test_no_more_calls_than_the_pace_begin_in_a_minute(monkeypatch):
+    """Nobody really waits: the clock stands, and all that would be slept is noted."""
+    slept: list[float] = []
+    monkeypatch.setattr(judge_client, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    monkeypatch.setattr(judge_client._Asking, "_sleep", lambda self, duration_s: slept.append(duration_s))
+    with scripted_judge(lambda request, number: completion("[[5]]")) as (url, _):
         replies(url, requests_per_minute=300)
-    # 0.2 s apart when they are sent; one may be slow on its way, so only the whole is bounded
-    assert begun[-1] - begun[0] > 0.5
+    assert sorted(slept) == pytest.approx([0.0, 0.2, 0.4, 0.6])
 
 
 # --- what is kept

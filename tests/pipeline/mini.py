@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,26 +75,27 @@ def mini(prepared: Path, **changes: Any) -> dict[str, Any]:
     return experiment | changes
 
 
+def inherited() -> dict[str, str]:
+    """This process's environment without the developer's own judge."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("JUDGE_", "OPENAI_"))}
+
+
 def snakemake(
     folder: Path, experiment: dict[str, Any], *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the pipeline from the repository with results and logs in `folder`; the YAML is written there."""
-    import os
-
     file = folder / f"{experiment['name']}.yaml"
     file.write_text(yaml.safe_dump(experiment))
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", "--directory", str(folder)]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(file)]
     command += ["--workflow-profile", str(ROOT / "profiles/default"), *arguments]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, check=False
+        command, cwd=folder, capture_output=True, text=True, env=inherited() | environment, check=False
     )
 
 
 def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one stage without Snakemake, `folder` being the working directory."""
-    import os
-
     command = [sys.executable, "-m", f"workflow.stages.{name}", *arguments]
-    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    variables = inherited() | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables, check=False)
