@@ -27,7 +27,7 @@ from eval.collect import Row, Run
 from eval.items import read_comparisons, read_judgments, read_right_or_wrong
 from eval.json_files import AGAIN
 from eval.pairwise import points_by_question
-from eval.protocols import MT_BENCH, Slot
+from eval.protocols import MT_BENCH, Slot, comparing_judge
 from eval.values import Array, Values
 
 Key = tuple[Any, ...]
@@ -56,14 +56,21 @@ class Aligned:
 class Store:
     """Item-level results of runs, each file read once."""
 
+    def __init__(self) -> None:
+        self._scored, self._judged = functools.cache(_scored), functools.cache(_judged)
+
     def aligned(self, rows: Iterable[Row], slot: Slot) -> Aligned:
         """The rows' values of a metric under one protocol; a seed without a file of items is a row without."""
         parts = {row.key: slot.part(row).runs for row in rows}
         return self._aligned(parts, lambda run: self._strata(run, slot.metric))
 
     def compared(self, rows: Iterable[Row]) -> Aligned:
-        """Win rates against MT-Bench's pairwise baseline, question by question, of the rows compared with it."""
+        """Win rates against MT-Bench's pairwise baseline, question by question, of the rows compared with it; none
+        where more than one judge compared them.
+        """
         parts = {row.key: tuple(run for run in row.runs if run.pairwise.get("status") == "ok") for row in rows}
+        if len({comparing_judge(run) for runs in parts.values() for run in runs}) > 1:
+            return Aligned({}, 0, 0)
         return self._aligned(parts, lambda run: _or_none([_win_rates(run)]))
 
     def _aligned(
@@ -96,18 +103,18 @@ class Store:
         members = SUITES[metric].members if metric in SUITES else (metric,)
         return _or_none([self._scored(run.folder).get(member, {}) for member in members])
 
-    @functools.cache  # noqa: B019 - a store lives as long as a report is made
-    def _scored(self, folder: Path) -> dict[str, Items]:
-        """By benchmark."""
-        items: dict[str, Items] = {}
-        if (folder / "samples.jsonl.gz").is_file():
-            for benchmark, item_id, prompt, correct in read_right_or_wrong(folder):
-                items.setdefault(benchmark, {})[item_id, prompt] = float(correct)
-        return items
 
-    @functools.cache  # noqa: B019
-    def _judged(self, folder: Path) -> list[dict[str, Any]]:
-        return _rows(read_judgments, folder, "judgments.jsonl")
+def _scored(folder: Path) -> dict[str, Items]:
+    """A run's right and wrong answers by benchmark."""
+    items: dict[str, Items] = {}
+    if (folder / "samples.jsonl.gz").is_file():
+        for benchmark, item_id, prompt, correct in read_right_or_wrong(folder):
+            items.setdefault(benchmark, {})[item_id, prompt] = float(correct)
+    return items
+
+
+def _judged(folder: Path) -> list[dict[str, Any]]:
+    return _rows(read_judgments, folder, "judgments.jsonl")
 
 
 def _name(item: Any) -> Any:

@@ -9,7 +9,6 @@ means of the seeds', since every seed answers the same questions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from eval.collect import Row, Run
 from eval.conditions import conditions, conditions_notes, distinct, judge_name
 from eval.mt_bench_tables import interval_notes, several, usage_columns, usage_words
+from eval.protocols import comparing_judge
 from eval.tested import UNTESTED, Verdicts
 from eval.text import EMPTY, Column, Table, build, estimate, number, plain
 
@@ -33,15 +33,9 @@ def pairwise(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdi
         by_judge: dict[str, list[Run]] = {}
         for run in row.runs:
             if run.pairwise:
-                by_judge.setdefault(_judged_by(run), []).append(run)
+                by_judge.setdefault(comparing_judge(run), []).append(run)
         lines += [_line(row, runs, experiment, verdicts) for runs in by_judge.values()]
     return lines
-
-
-def _judged_by(run: Run) -> str:
-    """Judge, prompts and limit as text; dates are no difference."""
-    judge = run.pairwise.get("judge") or {}
-    return json.dumps([*(judge.get(key) for key in ("kind", "model", "prompts_sha256")), run.pairwise.get("limit")])
 
 
 def _line(row: Row, runs: list[Run], experiment: Mapping[str, Any], verdicts: Verdicts) -> Line:
@@ -78,12 +72,14 @@ def _interval(row: Row, rated: list[Mapping[str, Any]], verdicts: Verdicts) -> L
 def pairwise_table(lines: list[Line], experiment: Mapping[str, Any], verdicts: Verdicts = UNTESTED) -> Table:
     """The rows of `pairwise` for people."""
     baseline = experiment["mt_bench"]["pairwise_baseline"]
+    done = [line for line in lines if line["status"] == "ok"]
+    ways = {(line["judge"], line["judge_prompts_sha256"], line["limit"]) for line in done}
     columns = [
         *(Column(key.capitalize(), plain(key), numeric=False) for key in several(lines)),
         Column("Method", plain("row"), numeric=False),
         Column("Win rate (%)", estimate("win_rate", "percent", 1)),
         *(Column(name.capitalize(), number(name, 0)) for name in COUNTS),
-        *([Column("Judge", plain("judge"), numeric=False)] if len({line["judge"] for line in lines}) > 1 else []),
+        *([Column("Judge", plain("judge"), numeric=False)] if len(ways) > 1 else []),
         Column("Questions (of each category)", lambda line: f"first {line['limit']}" if line["limit"] else EMPTY),
         Column("Not compared", plain("reason"), numeric=False),
     ]
@@ -94,6 +90,7 @@ def pairwise_table(lines: list[Line], experiment: Mapping[str, Any], verdicts: V
         + usage_words(lines),
         "Win rate: (wins + half of ties and inconsistent) / comparisons with two readable verdicts; 50 % is the "
         "baseline's level. Counts: sums over seeds; the rate is the mean of the seeds'.",
+        *(["Compared by more than one judge, set of prompts or limit: nothing is tested."] if len(ways) > 1 else []),
         *interval_notes(verdicts.have(["win_rate"]), (line["win_rate_low_percent"] for line in lines)),
     ]
     title = f"{experiment['name']}: answers compared with {baseline}"

@@ -141,6 +141,12 @@ def _of_judge(judged: Json) -> dict[str, Any]:
     }
 
 
+def comparing_judge(run: Run) -> str:
+    """Judge, prompts and limit of a run's pairwise comparisons as text; dates are no difference."""
+    judge = run.pairwise.get("judge") or {}
+    return json.dumps([*(judge.get(key) for key in ("kind", "model", "prompts_sha256")), run.pairwise.get("limit")])
+
+
 def across_versions(found: Json) -> dict[str, Any]:
     """A protocol without the versions of the libraries under the harness."""
     kept = {key: value for key, value in found.items() if key not in LIBRARIES}

@@ -187,6 +187,32 @@ def test_answers_compared_in_pairs_are_tested_against_the_baseline_that_wins_hal
     assert told.startswith("Win rate against vanilla: ") and "vanilla by" in told
 
 
+def test_win_rates_by_two_judges_are_not_tested_and_it_is_said(tmp_path, plan):
+    file = tmp_path / fixture_tree.run_of(plan, "lora", 1)["path"] / "pairwise.json"
+    content = json.loads(file.read_text())
+    fixture_tree.write(file, content | {"judge": content["judge"] | {"kind": "llm", "model": "another-judge"}})
+    rows = rows_of(plan, tmp_path)
+    verdicts = significance(rows, plan)
+    lines = pairwise(rows, plan, verdicts)
+    assert not verdicts.have(["win_rate"]) and {line["win_rate_group"] for line in lines} == {None}
+    assert [line["judge"] for line in lines if line["method"] == "lora"] == ["rule-based", "llm: another-judge"]
+    table = pairwise_table(lines, plan, verdicts)
+    assert "Compared by more than one judge, set of prompts or limit: nothing is tested." in table.notes
+    assert not table.verdicts
+
+
+def test_a_difference_within_the_measured_noise_floor_is_not_told_apart(tmp_path, plan):
+    def apart():
+        columns = significance(rows_of(plan, tmp_path), plan).panels["tiny", "world-chat"]
+        return [pair.apart for pair in columns["gsm8k"].verdict.differences]
+
+    assert any(apart())
+    floor = fixture_tree.noise_floor(plan, "tiny")
+    floor["benchmarks"]["gsm8k"]["floor"] = 0.9
+    fixture_tree.write(tmp_path / "tiny/noise_floor.json", floor)
+    assert not any(apart())
+
+
 def test_every_pair_of_every_column_has_its_line(tmp_path, plan):
     rows = rows_of(plan, tmp_path)
     lines = differences(significance(rows, plan), plan)
