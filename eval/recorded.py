@@ -28,7 +28,8 @@ def recorded(folder: Path) -> dict[str, Any] | None:
         EvaluationError: a record cannot be read or lacks a field, two are of one run, or some are of runs and some of
             cells.
     """
-    records = {home: _read(home) for home in sorted({file.parent for name in FILES for file in folder.rglob(name)})}
+    homes = {file.parent for name in FILES for file in folder.rglob(name)}
+    records = {home: _read(home) for home in sorted(homes) if not _is_part(home)}
     if not records:
         return None
     cells = {home for home, record in records.items() if _is_cell(record)}
@@ -39,6 +40,11 @@ def recorded(folder: Path) -> dict[str, Any] | None:
     _check_unique(planned, folder)
     kind = {"kind": "memory", "cells": planned} if cells else {"kind": "training", "runs": planned}
     return {"name": distinct(record["experiment"] for record in records.values()), **kind}
+
+
+def _is_part(home: Path) -> bool:
+    """Whether it is a trial of a row, `<row>/tuning/trial0/seed0`, or the pretraining of a run, `<run>/continued`."""
+    return home.name == "continued" or home.parts[-3:-2] == ("tuning",)
 
 
 def _read(home: Path) -> Json:

@@ -96,6 +96,11 @@ class Pair:
         """Whether nothing in it fails to compare."""
         return not any(metric.reasons for metric in self.metrics)
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether one side was not asked for something that the other one has."""
+        return any(None in (metric.a.value, metric.b.value) and not metric.reasons for metric in self.metrics)
+
 
 @dataclass(frozen=True)
 class SideBySide:
@@ -109,10 +114,13 @@ class SideBySide:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows on both sides, those of them with something that does not compare, and rows on one side."""
-        differing = sum(not pair.compares for pair in self.pairs)
+        """Rows on both sides, those with something that does not compare or that one side has, rows on one side."""
+        differing = {
+            "not_comparable": sum(not pair.compares for pair in self.pairs),
+            "one_sided": sum(pair.one_sided for pair in self.pairs),
+        }
         alone = {"only_a": len(self.only_a), "only_b": len(self.only_b)}
-        return {"rows": len(self.pairs), "not_comparable": differing, **alone}
+        return {"rows": len(self.pairs), **differing, **alone}
 
 
 # --- matching

@@ -37,6 +37,15 @@ def test_the_same_rows_are_read_with_and_without_an_experiment(plan, records):
     assert told["name"] == "fixture"
 
 
+def test_trials_and_continued_pretraining_are_no_runs(plan, records):
+    run = records / fixture_tree.run_of(plan, "lora", 0)["path"]
+    before = recorded(records)
+    shutil.copytree(run, run.parent / "tuning/trial0/seed0")
+    shutil.copytree(run, run.parent / "tuning/trial1/seed100")
+    shutil.copytree(run, run / "continued")
+    assert recorded(records) == before
+
+
 def test_records_of_different_settings_are_all_read(plan, records):
     change(records, fixture_tree.run_of(plan, "lora", 0), "settings", "steps", value=7)
     assert {run.status for run in collect(recorded(records), records)} == {"ok"}

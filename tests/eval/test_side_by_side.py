@@ -70,7 +70,7 @@ def flagged(pair):
 
 def test_a_renamed_copy_compares_whole_and_nothing_differs(beside):
     found = beside()
-    assert found.counts == {"rows": 6, "not_comparable": 0, "only_a": 0, "only_b": 0}
+    assert found.counts == {"rows": 6, "not_comparable": 0, "one_sided": 0, "only_a": 0, "only_b": 0}
     assert {metric.name for metric in pair_of(found).metrics} == EVERY
     assert {metric.name for metric in pair_of(found, "vanilla").metrics} == SCORES
     metrics = [metric for pair in found.pairs for metric in pair.metrics]
@@ -426,7 +426,7 @@ def test_layers_that_were_never_drawn_are_told(cells):
 def test_with_and_without_experiment_json_the_same_metrics_come_out(a, tmp_path):
     bare = read_side(tmp_path / "a", None)
     found = side_by_side(a, bare)
-    assert found.counts == {"rows": 6, "not_comparable": 0, "only_a": 0, "only_b": 0}
+    assert found.counts == {"rows": 6, "not_comparable": 0, "one_sided": 0, "only_a": 0, "only_b": 0}
     assert all(metric.a == metric.b for pair in found.pairs for metric in pair.metrics)
 
 

@@ -74,7 +74,13 @@ def lines_of(text: str, row: str) -> list[str]:
 def test_the_first_line_counts(answer: Answer) -> None:
     expected = "6 rows side by side, 6 of them with something that does not compare; 0 only in a, 6 only in b."
     assert answer().splitlines()[0] == expected
-    assert json.loads(answer("--json"))["counts"] == {"rows": 6, "not_comparable": 6, "only_a": 0, "only_b": 6}
+    assert json.loads(answer("--json"))["counts"] == {
+        "rows": 6,
+        "not_comparable": 6,
+        "one_sided": 0,
+        "only_a": 0,
+        "only_b": 6,
+    }
 
 
 def test_what_may_differ_stands_at_the_top_in_two_columns(answer: Answer) -> None:
@@ -179,7 +185,7 @@ def test_cells_stand_side_by_side_by_setting(results: Path, capsys: pytest.Captu
     assert text.startswith(
         "17 cells side by side, 0 of them with something that does not compare; 8 only in a, 0 only in b."
     )
-    eager = lines_of(text, "full, eager")
+    eager = lines_of(text, "full (eager)")
     assert [line.split()[0] for line in eager] == ["predicted", "peak", "tokens/s", "step"]
     assert eager[0].split()[2:] == ["(GB)", "60.40", "60.40", "×", "1.000"]
 
@@ -248,6 +254,7 @@ def test_a_side_without_scores_is_said_to_have_run_records_only(
         assert cli.main(["compare", str(results / "here"), str(records), *form]) == 0
         text = capsys.readouterr().out
         assert "b has no scores, run records only: no score compares." in text and "a has no scores" not in text
+        assert "6 rows side by side, 0 of them with something that does not compare, 6 with something that one" in text
     assert cli.main(["compare", str(records), str(results / "there")]) == 0
     assert "a has no scores, run records only" in capsys.readouterr().out
 

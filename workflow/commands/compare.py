@@ -18,13 +18,14 @@ values, nor on learning rate, schedule or AdamW's constants. Exit code 0: answer
 --csv writes a row a metric. --json prints one object: schema_version, kind (training or memory), a and b (folder and
 conditions: experiment, record_version, device, driver, cuda, python, threads, precision, packages by name, git_commit,
 git_dirty, lock_sha256, first_started, last_started; several values are joined by ' / '), counts (rows in both,
-not_comparable of them, only_a, only_b), only_a and only_b (identities) and `rows`, a list of model, data (of runs),
-method, variant, setting (of cells), seeds (that both have), compares (whether every metric does), code_changed (whether
-other sources made the runs), notes (sentences) and metrics, a list of name (validation_loss, a benchmark, mt_bench,
-peak_memory_bytes, tokens_per_s, step_median_s; of cells also predicted_peak_bytes), made (how scored, or by which
-judge), seeds, a_value, a_stderr, b_value, b_stderr (means over these seeds, of peaks the largest; shares from 0 to 1,
-ratings from 1 to 10), difference (b - a, of scores and losses), ratio (b / a, of memory and speed) and reasons (why the
-two do not compare; difference and ratio are then null, as they are where only one side has the metric).
+not_comparable of them, one_sided of them with a metric that one side lacks, only_a, only_b), only_a and only_b
+(identities) and `rows`, a list of model, data (of runs), method, variant, setting (of cells), seeds (that both have),
+compares (whether every metric does), code_changed (whether other sources made the runs), notes (sentences) and metrics,
+a list of name (validation_loss, a benchmark, mt_bench, peak_memory_bytes, tokens_per_s, step_median_s; of cells also
+predicted_peak_bytes), made (how scored, or by which judge), seeds, a_value, a_stderr, b_value, b_stderr (means over
+these seeds, of peaks the largest; shares from 0 to 1, ratings from 1 to 10), difference (b - a, of scores and losses),
+ratio (b / a, of memory and speed) and reasons (why the two do not compare; difference and ratio are then null, as they
+are where only one side has the metric).
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def as_json(found: SideBySide) -> dict[str, Any]:
     }
     alone = {"only_a": found.only_a, "only_b": found.only_b}
     return {
-        "schema_version": "1.0.0",
+        "schema_version": "1.1.0",
         "kind": found.a.kind,
         **sides,
         "counts": found.counts,

@@ -57,15 +57,18 @@ def markdown(found: SideBySide) -> str:
     notes = [summary(found), *_code(found), *_unscored(found), *_alone(found), *_made(found)]
     told = [f"{name}: {a} in both" if a == b else f"{name}: {a} (a), {b} (b)" for name, a, b in _compared(found)]
     title = f"{found.a.experiment['name']} (a) and {found.b.experiment['name']} (b)"
+    if not rows:
+        return "\n".join([f"# {title}", "", *(f"- {each}" for each in (*notes, *told))])
     return to_markdown(build("compare", title, columns, rows, notes, told)).rstrip()
 
 
 def summary(found: SideBySide) -> str:
     """How much stands side by side, and how much of it does not compare."""
     counts, what = found.counts, "cell" if found.a.kind == "memory" else "row"
+    one_sided = f", {counts['one_sided']} with something that one side only has" if counts["one_sided"] else ""
     return (
         f"{counts['rows']} {what}{'s' * (counts['rows'] != 1)} side by side, {counts['not_comparable']} of them with"
-        f" something that does not compare; {counts['only_a']} only in a, {counts['only_b']} only in b."
+        f" something that does not compare{one_sided}; {counts['only_a']} only in a, {counts['only_b']} only in b."
     )
 
 
@@ -148,12 +151,12 @@ def _alone(found: SideBySide) -> Iterator[str]:
 
 
 def _unscored(found: SideBySide) -> list[str]:
-    """A side with run records only, so that its scores are not taken for lost."""
+    """A side that was trained without being scored, so that its scores are not taken for lost."""
     sides = (("a", found.a, found.b), ("b", found.b, found.a))
     return [
         f"{name} has no scores, run records only: no score compares."
         for name, side, other in sides
-        if other.scored and not side.scored
+        if other.scored and not side.scored and any(run.record for row in side.rows.values() for run in row.runs)
     ]
 
 
@@ -181,7 +184,7 @@ def _heading(key: Key, found: SideBySide) -> str:
 
 def _row_name(row: Row, key: Key) -> str:
     """As the command line calls a row; the setting of a cell behind it."""
-    return row_name(row) + (f", {key[-1]}" if key != row.key else "")
+    return row_name(row) + (f" ({key[-1]})" if key != row.key else "")
 
 
 def _rows(pairs: list[Pair], width: int) -> list[str]:
