@@ -31,6 +31,12 @@ def row_path(run: Json) -> str:
     return "/".join(run[key] for key in ROW)
 
 
+def method_and_variant(name: str) -> tuple[str, str]:
+    """What an experiment calls a row by: `lora` is its default variant, `lora/r16` another."""
+    method, _, variant = name.partition("/")
+    return method, variant or "default"
+
+
 def trials_of(run: Json, experiment: Json) -> list[Json]:
     """The planned trials of a run's row, an entry a trial and seed."""
     folder = f"{row_path(run)}/tuning/"

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eval.chosen import method_and_variant
 from eval.collect import Row, panels
 from eval.mt_bench_tables import several
 from eval.tested import Column, Verdicts
@@ -28,9 +29,10 @@ NOTE = (
     "sign are better minus worse. Shows up: it is told apart as claimed, and no single pair the other way (tests as "
     "under the other tables, corrected for the pairs of the claim). In part: only single pairs are. Not seen: nothing "
     "is told apart, which is no proof of equality. Reversed: the mean difference, or single pairs only, are told apart "
-    "the other way. Mixed: some of it one way, some the other. Claims are not corrected for each other; a pair that "
-    "was asked for beforehand may be told apart here though it shares a letter in the other tables, which are "
-    "corrected for all of their pairs."
+    "the other way. Mixed: some of it one way, some the other. Mean and single pairs are tested at 5 % each, to both "
+    "sides, and claims are not corrected for each other: of a hundred with nothing behind them up to ten say "
+    "something. A pair that was asked for beforehand may be told apart here though it shares a letter in the other "
+    "tables, which are corrected for all of their pairs."
 )
 SHOWS, PART, UNSEEN, REVERSED = "shows up", "shows up in part", "not seen", "reversed"
 MIXED, UNTESTED = "mixed", "not tested"
@@ -51,7 +53,7 @@ def claims(rows: Iterable[Row], experiment: Mapping[str, Any], verdicts: Verdict
 
 def _line(claim: Mapping[str, Any], key: str, rows: Sequence[Row], verdicts: Verdicts) -> Line:
     names = {row.key[2:]: row.label for row in rows}
-    pairs = [tuple(names[_place(name)] for name in pair) for pair in claim["pairs"]]
+    pairs = [tuple(names[method_and_variant(name)] for name in pair) for pair in claim["pairs"]]
     column = verdicts.panels.get(rows[0].key[:2], {}).get(key)
     found = _differences(pairs, column) if column else []
     whole = _together(found, column) if column and len(found) == len(pairs) else None
@@ -72,11 +74,6 @@ def _line(claim: Mapping[str, Any], key: str, rows: Sequence[Row], verdicts: Ver
         "reversed_pairs": _told(against, column),
         "undecided_pairs": _told([pair for pair in found if not pair.apart], column),
     }
-
-
-def _place(name: str) -> tuple[str, str]:
-    method, _, variant = name.partition("/")
-    return method, variant or "default"
 
 
 def _differences(pairs: Sequence[tuple[str, ...]], column: Column) -> list[Difference]:

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from eval.benchmarks import SUITES
-from eval.chosen import NotChosen, as_chosen
+from eval.chosen import NotChosen, as_chosen, method_and_variant
 from eval.json_files import read_json, require
 from eval.planned import difference, planned_settings
 from eval.protocols import key_of
@@ -150,9 +150,8 @@ def _of_model(experiment: Json, folder: Path) -> Json:
 def is_paired(run: Json | Run, experiment: Json) -> bool:
     """Whether a run's answers, planned or collected, are to be compared with a baseline's, being not its own."""
     baseline = (experiment.get("mt_bench") or {}).get("pairwise_baseline")
-    method, _, variant = (baseline or "").partition("/")
     own = (run.method, run.variant) if isinstance(run, Run) else (run["method"], run["variant"])
-    return bool(baseline) and own != (method, variant or "default")
+    return bool(baseline) and own != method_and_variant(baseline)
 
 
 def _read_pairwise(folder: Path, failure: Json) -> Json:

@@ -16,6 +16,7 @@ from typing import Any
 import baselines
 from eval import EvaluationError
 from eval.benchmarks import BENCHMARKS, SUITES, check_tasks, datasets_of, expand, requested
+from eval.chosen import method_and_variant
 from workflow import continual_pretraining
 from workflow.checks import (
     check_heads,
@@ -86,7 +87,7 @@ def noise_floor_run(experiment: dict[str, Any], model: str) -> dict[str, Any]:
     if row is None:
         chosen = [run for run in runs if method_class("runs", run["method"]).trains]
     else:
-        chosen = [run for run in runs if (run["method"], run["variant"]) == _row(row)]
+        chosen = [run for run in runs if (run["method"], run["variant"]) == method_and_variant(row)]
     listed = [run for run in chosen if run["model"] == model] or runs
     return _first_with(listed, experiment["name"], "model", model, "model")
 
@@ -108,7 +109,7 @@ def baseline_of(experiment: dict[str, Any], run: dict[str, Any]) -> dict[str, An
     row = (experiment["mt_bench"] or {}).get("pairwise_baseline")
     if row is None:
         return None
-    place = dict(zip(("method", "variant"), _row(row), strict=True))
+    place = dict(zip(("method", "variant"), method_and_variant(row), strict=True))
     place |= {key: run[key] for key in ("model", "data", "seed")}
     baseline = next(other for other in experiment["runs"] if place.items() <= other.items())
     return None if baseline["path"] == run["path"] else baseline
@@ -297,24 +298,32 @@ def _check_rows(config: dict[str, Any]) -> None:
     _check_row(config, "mt_bench.pairwise_baseline", (config["mt_bench"] or {}).get("pairwise_baseline"), "null, ")
     _check_row(config, "report.reference", config["report"]["reference"], "null, ")
     _check_row(config, "evaluation.noise_floor.row", (config["evaluation"]["noise_floor"] or {}).get("row"), "null, ")
-    for place, claim in enumerate(config["report"]["claims"]):
-        for number, pair in enumerate(claim["pairs"]):
-            where = f"report.claims[{place}].pairs[{number}]"
-            for row in pair:
-                _check_row(config, where, row)
-            if len(set(map(_row, pair))) == 1:
-                raise InputError(f"{where}: {pair[0]!r} beside itself; a pair is two rows, [better, worse].")
+    claims = config["report"]["claims"]
+    for place, claim in enumerate(claims):
+        if claim["claim"] in [other["claim"] for other in claims[:place]]:
+            raise InputError(
+                f"report.claims[{place}].claim: {claim['claim']!r} stands twice; each has words of its own."
+            )
+        _check_pairs(config, f"report.claims[{place}].pairs", claim["pairs"])
 
 
-def _row(name: str) -> tuple[str, str]:
-    """Method and variant of a row's name."""
-    method, _, variant = name.partition("/")
-    return method, variant or "default"
+def _check_pairs(config: dict[str, Any], where: str, pairs: list[list[str]]) -> None:
+    """Each is of two rows, and of two rows there is one."""
+    seen: list[set[tuple[str, str]]] = []
+    for number, pair in enumerate(pairs):
+        for name in pair:
+            _check_row(config, f"{where}[{number}]", name)
+        rows = set(map(method_and_variant, pair))
+        if len(rows) == 1:
+            raise InputError(f"{where}[{number}]: {pair[0]!r} beside itself; a pair is two rows, [better, worse].")
+        if rows in seen:
+            raise InputError(f"{where}[{number}]: {pair} is pairs[{seen.index(rows)}] again; each stands once.")
+        seen.append(rows)
 
 
 def _check_row(config: dict[str, Any], where: str, name: str | None, others: str = "") -> None:
     rows = dict.fromkeys((run["method"], run["variant"]) for run in config["runs"])
-    if name is not None and _row(name) not in rows:
+    if name is not None and method_and_variant(name) not in rows:
         legal = [method if variant == "default" else f"{method}/{variant}" for method, variant in rows]
         raise InputError(
             f"{where}: {name!r} is no row of this experiment.{hint(name, legal)} Legal: {others}{', '.join(legal)}."

@@ -118,13 +118,26 @@ def test_what_has_no_values_is_not_tested(tree):
     assert line(tree, ("full", "vanilla"), score="validation_loss")["verdict"] == "not tested"
 
 
-def test_only_the_claims_own_pairs_are_corrected_for(tree):
-    _, _, verdicts = tree
-    column = verdicts.panels["tiny", "world-chat"]["gsm8k"]
-    pair = next(d for d in column.verdict.differences if (d.a, d.b) == ("full", "lora r128"))
-    alone = line(tree, ("full", "lora/r128"))
-    assert pair.p_holm > max(pair.p_items, pair.p_seeds_and_items)
-    assert (alone["verdict"] == "shows up") == (max(pair.p_items, pair.p_seeds_and_items) <= 0.05)
+CLOSE = {"a": (1.0, 1.2, 1.4), "b": (1.55, 1.75, 1.95), "c": (1.1, 1.2, 1.3), "d": (1.2, 1.1, 1.3)}
+
+
+def test_a_claims_own_pair_alone_is_not_corrected_for_the_others():
+    values = {name: Values((np.array(scores)[:, None],), (0, 1, 2)) for name, scores in CLOSE.items()}
+    pair = next(d for d in compare(values).differences if {d.a, d.b} == {"a", "b"})
+    assert pair.p_seeds_and_items <= 0.05 < pair.p_holm and not pair.apart
+    assert of_seeds(CLOSE, ("b", "a"))["verdict"] == "shows up"
+
+
+def test_a_claims_pairs_are_corrected_for_each_other():
+    found = of_seeds(CLOSE, ("b", "a"), ("c", "d"))
+    assert (found["as_claimed"], found["reversed"]) == (0, 0)
+
+
+def test_a_claim_is_reversed_by_its_mean_alone():
+    """As above, with the sides the other way round."""
+    scores = {"a": (5, 3, 4), "b": (4, 5, 3), "c": (3.1, 4, 5), "x": (3.2, 1, 2), "y": (2, 3, 1), "z": (1, 2, 3)}
+    found = of_seeds(scores, ("x", "a"), ("y", "b"), ("z", "c"))
+    assert (found["verdict"], found["as_claimed"], found["reversed"]) == ("reversed", 0, 0)
 
 
 def test_the_table_says_every_claim_with_its_verdict(tree):

@@ -256,6 +256,14 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         small(report={"claims": [{"claim": "x", "pairs": [["lisa", "vanilla"], ["lisa", "lora"]]}]}),
         ("report.claims[0].pairs[1]", "'lora' is no row", "Legal: vanilla, lisa."),
     ),
+    "a claim of a pair twice": (
+        small(report={"claims": [{"claim": "x", "pairs": [["lisa", "vanilla"], ["vanilla", "lisa/default"]]}]}),
+        ("report.claims[0].pairs[1]", "is pairs[0] again"),
+    ),
+    "two claims in the same words": (
+        small(report={"claims": 2 * [{"claim": "x", "pairs": [["lisa", "vanilla"]]}]}),
+        ("report.claims[1].claim", "'x' stands twice"),
+    ),
     "a claim of a row beside itself": (
         small(report={"claims": [{"claim": "x", "pairs": [["lisa", "lisa/default"]]}]}),
         ("report.claims[0].pairs[0]", "'lisa' beside itself", "[better, worse]"),
