@@ -170,3 +170,11 @@ def test_a_malformed_table_is_named_with_file_and_line(tmp_path, old, new):
     (tmp_path / "mine.csv").write_text(text.replace(old, new, 1))
     with pytest.raises(EvaluationError, match=r"mine\.csv"):
         load("mine", tmp_path)
+
+
+def test_of_several_cells_that_fit_the_one_that_states_most_is_met():
+    cells = load("table1_memory")
+    cell = next(cell for cell in cells if cell.value is not None)
+    stated = [dataclasses.replace(cell, hyperparameters=own) for own in ({}, {"rank": 8, "alpha": 16}, {"rank": 8})]
+    found = find(stated, cell.model, cell.method, {"rank": 8, "alpha": 16}, cell.metric)
+    assert found is stated[1]

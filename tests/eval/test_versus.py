@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -9,9 +10,10 @@ import pytest
 
 from eval import present, tables
 from eval.benchmarks import SUITES
-from eval.published import SEARCHED, WRITTEN
+from eval.published import SEARCHED, WRITTEN, load
+from eval.statistics import Estimate
 from eval.text import to_markdown
-from eval.versus import versus
+from eval.versus import _reproduces, versus
 from tests.report import fixture_tree
 from tests.report.fixture_tree import row_of, rows_of
 
@@ -252,3 +254,11 @@ def test_ours_stands_in_the_published_unit(plan, tree):
     assert ours["lora", "", "speedup_over_full"] == pytest.approx(0.21 / 0.17)
     assert ours["full", "", "mmlu"] == pytest.approx(61.5)
     assert ours["full", "", "mt_bench_math"] == pytest.approx(6.95)
+
+
+@pytest.mark.parametrize(("low", "high", "word"), [(24.94, 26.0, "yes"), (24.96, 26.0, "no"), (23.0, 24.86, "yes")])
+def test_a_published_value_reproduces_within_the_interval_give_or_take_its_rounding(low, high, word):
+    cell = next(cell for cell in load("table2_accuracy") if cell.value is not None)
+    cell = dataclasses.replace(cell, value=24.9, printed="24.9")
+    interval = {"ours_low": low, "ours_high": high}
+    assert _reproduces(cell, Estimate(25.0, None, 3), 0.1, interval) == word
