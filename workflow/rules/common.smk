@@ -19,6 +19,9 @@ RESULTS = f"results/{NAME}"
 DOCUMENT = f"{RESULTS}/experiment.json"
 COMPLETE = f"{RESULTS}/complete"
 
+# What a report is made by, besides the stage and the files of the runs: a number in it may be of any of these.
+REPORT_SOURCES = ("eval/*.py", "workflow/report/**/*.*", "workflow/engine/cards.py", "results/published/*.*")
+
 # What a report makes, whichever it is, and what `snakemake --report` shows of it: all files of two folders, which are the
 # report's own, so that a table or a figure more is shown without a word here.
 TABLES = report(

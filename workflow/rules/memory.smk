@@ -55,7 +55,7 @@ rule memory_report:
     threads: 1
     params:
         settings=COMPARED_SETTINGS,
-        code=sha256_sources(sources("eval/*.py", "workflow/report/**/*.*", "workflow/stages/memory_report.py")),
+        code=sha256_sources(sources(*REPORT_SOURCES, "workflow/stages/memory_report.py")),
     shell:
         "python -m workflow.stages.memory_report --experiment $EXPERIMENT 2> {log}"
 
@@ -67,3 +67,9 @@ onstart:
 onerror:
     Path(COMPLETE).unlink(missing_ok=True)
     shell("python -m workflow.stages.memory_report --experiment $EXPERIMENT --partial")
+    print(f"Report of what there is: {RESULTS}/report.html", file=sys.stderr)
+
+
+onsuccess:
+    if Path(COMPLETE).exists():  # not where single files were asked for
+        print(f"Report: {RESULTS}/report.html", file=sys.stderr)

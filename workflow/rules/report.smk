@@ -33,7 +33,7 @@ rule report:
     threads: 1
     params:
         settings=COMPARED_SETTINGS,
-        code=sha256_sources(sources("eval/*.py", "workflow/report/**/*.*", "workflow/stages/report.py")),
+        code=sha256_sources(sources(*REPORT_SOURCES, "workflow/stages/report.py")),
     shell:
         "python -m workflow.stages.report --experiment $EXPERIMENT 2> {log}"
 
@@ -52,3 +52,9 @@ onstart:
 onerror:
     Path(COMPLETE).unlink(missing_ok=True)
     shell("python -m workflow.stages.report --experiment $EXPERIMENT --partial")
+    print(f"Report of what there is: {RESULTS}/report.html", file=sys.stderr)
+
+
+onsuccess:
+    if Path(COMPLETE).exists():  # not where single files were asked for
+        print(f"Report: {RESULTS}/report.html", file=sys.stderr)
