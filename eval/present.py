@@ -318,8 +318,9 @@ def _score_notes(rows: list[TableRow], verdicts: Verdicts) -> list[str]:
         row[f"{key}_percent"] is not None and row[f"{key}_low_percent"] is None for key in keys for row in rows
     )
     notes = ["Accuracies in %; scores and losses are means over the seeds that have them."]
-    notes += [TESTS_NOTE] if verdicts.panels else []
-    notes += [STDERR_NOTE] if untested or not verdicts.panels else []
+    tested = any(verdicts.panels.values())
+    notes += [TESTS_NOTE] if tested else []
+    notes += [STDERR_NOTE] if untested or not tested else []
     scored = [row for row in rows if any(row[f"{key}_percent"] is not None for key in keys)]
     without = [row for row in scored if all(row[f"{key}_noise_floor_percent"] is None for key in keys)]
     notes += [ROUNDING_NOTE] if len(without) < len(scored) else []

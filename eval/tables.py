@@ -41,6 +41,7 @@ TableRow = dict[str, Any]
 
 FASTCHAT_ANSWER_TOKENS = 1024  # FastChat's gen_model_answer.py, --max-new-token
 STEADY_SPREAD = 1.2  # seeds whose median steps differ by more were not measured under the same load
+UNSTEADY = "since their seeds differ by more than 20 %"
 
 
 def write_csv(rows: list[TableRow], file: Path) -> None:
@@ -151,6 +152,11 @@ def steady_s(row: Row) -> float | None:
     """Mean of the seeds' median step times; None where they disagree, since other work on the machine slowed some."""
     spread = _spread(row)
     return row.mean("time", "step_median_s") if spread is not None and spread <= STEADY_SPREAD else None
+
+
+def unsteady(rows: Iterable[Row]) -> list[str]:
+    """Labels of the rows whose seeds disagree about the time of a step."""
+    return [row.label for row in rows if row.mean("time", "step_median_s") and steady_s(row) is None]
 
 
 def _spread(row: Row) -> float | None:

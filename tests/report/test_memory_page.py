@@ -104,7 +104,7 @@ def test_the_commands_to_simulate_and_to_measure_stand_on_the_page(tmp_path, pla
     file, one = "--experiment results/memory-fixture/experiment.json", plan["cells"][0]["path"]
     assert f"-m workflow.stages.measure {file}" in text
     assert f"-m workflow.stages.simulate {file} --cell {one}" in text
-    assert ".venv/bin/snakemake --cores all --configfile experiment.json" in text
+    assert ".venv/bin/snakemake --cores all --configfile reproduce.json" in text
     assert '"cells"' not in text and '"settings"' in text
 
 

@@ -154,7 +154,7 @@ def test_how_it_was_made_stands_there_and_nothing_unknown(tmp_path, plan):
     assert rows["Data"].startswith("org/chat") and rows["Tokens trained on"] == "150,000"
     assert "Pan et al. 2024, arXiv 2403.17919" in card.text and run.field("environment", "git_commit") in card.text
     for nothing in ("None", "More Information Needed", "{{"):
-        assert nothing not in card.text.split("<summary>experiment.json")[0]
+        assert nothing not in card.text.split("<summary>reproduce.json")[0]
 
 
 def test_what_trained_nothing_says_so(tmp_path, plan):
@@ -202,7 +202,7 @@ def test_what_was_not_evaluated_has_no_number_and_the_card_says_why(tmp_path, pl
     card, _ = card_of(tmp_path, plan)
     assert {result.metric_type for result in card.data.eval_results} == {"loss"}
     assert "Results are missing: evaluate: no scores.json" in card.text
-    assert "MMLU" not in card.text.split("<summary>experiment.json")[0]
+    assert "MMLU" not in card.text.split("<summary>reproduce.json")[0]
 
 
 def test_a_card_that_would_say_the_same_is_left_alone_and_another_is_not(tmp_path, plan):
@@ -232,3 +232,11 @@ def test_the_experiment_on_the_card_is_this_run_alone(tmp_path):
     for run in collect(experiment, tmp_path):
         (alone,) = resolve(json.loads(document(of_one_run(experiment, run))))["runs"]
         assert alone == next(planned for planned in experiment["runs"] if planned["path"] == run.path)
+
+
+def test_the_experiment_on_the_card_does_not_ask_for_the_noise_floor_of_another_row():
+    experiment = load(ROOT / "config/paper/badam_math.yaml")
+    assert experiment["evaluation"]["noise_floor"]["row"] == "vanilla"
+    run = next(run for run in collect(experiment, ROOT / "nowhere") if run.method == "badam")
+    alone = resolve(json.loads(document(of_one_run(experiment, run))))
+    assert alone["evaluation"]["noise_floor"] == {**experiment["evaluation"]["noise_floor"], "row": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from statistics import fmean, stdev
 from types import SimpleNamespace
 
 import pytest
@@ -141,6 +142,9 @@ def test_the_figure_of_forgetting_goes_from_the_base_model_to_each_row(tmp_path,
     assert {round(line["x"][0], 6) for line in lines} == {round(math.exp(4.5), 6)}
     assert lines[1]["x"][1] == pytest.approx((math.exp(4.5 * 1.09) + math.exp(4.5 * 1.092)) / 2)
     assert lines[1]["line"]["color"] == KNOWN_COLOURS["full"]
+    ratios = [math.exp(4.5 * more) for more in (0.09, 0.092)]
+    expected = f"  x {fmean(ratios):#.4g} ± {stdev(ratios):#.3g}"
+    assert lines[1]["text"] == ["", expected]
     assert ("div", "aria-label", "Forgetting: tiny on world-chat") in reader.attributes
 
 
@@ -253,7 +257,7 @@ def test_memory_bars_add_up_to_the_peak(tmp_path, plan):
 def test_the_commands_and_the_experiment_stand_on_the_page(tmp_path, plan):
     text = Reader(page_of(fixture_tree.write_tree(tmp_path, plan), tmp_path)).text
     assert f"git checkout {fixture_tree.environment()['git_commit']}" in text
-    assert ".venv/bin/snakemake --cores all --configfile experiment.json" in text
+    assert ".venv/bin/snakemake --cores all --configfile reproduce.json" in text
     assert f"results/fixture/{plan['runs'][0]['path']}/run.json" in text
     assert json.dumps(plan["evaluation"]["benchmarks"][0]["name"]) in text and '"runs"' not in text
     assert "2.13.0" in text.split("Environment")[-1]

@@ -106,7 +106,7 @@ def test_the_fixture_has_the_form_of_real_records(plan):
 
 @pytest.mark.parametrize("name", ["smoke.yaml", "tuned.yaml"])
 def test_the_experiment_on_the_page_is_the_experiment(name):
-    """What the page tells to save as experiment.json resolves to the very same runs and trials."""
+    """What the page tells to save as reproduce.json resolves to the very same runs and trials."""
     experiment = load(ROOT / "config" / name)
     assert resolve(json.loads(document(experiment))) == experiment
 

@@ -76,7 +76,9 @@ def test_every_figure_of_the_pages_is_an_svg_with_title_caption_units_and_legend
         layout = {**figure.plot["layout"], **(choice["layout"] if choice else {})}
         expected = [figure.title, panel, "Experiment x.", *figure.caption.split(), choice["label"] if choice else ""]
         expected += [layout[axis]["title"]["text"] for axis in ("xaxis", "yaxis") if "title" in layout[axis]]
-        traces = [trace for trace in figure.plot["data"] if trace.get("showlegend", True) and "name" in trace]
+        traces = figure.plot["data"]
+        traces = [trace | chosen for trace, chosen in zip(traces, choice["traces"], strict=True)] if choice else traces
+        traces = [trace for trace in traces if trace.get("showlegend", True) and "name" in trace]
         expected += [words(trace["name"]) for trace in traces if len(traces) > 1]
         assert [text for text in expected if text not in said] == [], name
 

@@ -16,7 +16,8 @@ CARDS = {"24 GB": "RTX 4090", "40 GB": "A100 40GB", "80 GB": "A100 80GB"}
 NEAR = 2.5  # times the longest bar: a line farther out would leave the bars no room
 COLOUR = "#cf5540"
 NOTE = (
-    "Lines: what a process can have on cards of 24 GB (RTX 4090), 40 GB and 80 GB (A100); a peak needs a margin below."
+    "Lines: what a process can have on cards sold as 24 GB (RTX 4090), 40 GB and 80 GB (A100), whose GB are of 1024^3 "
+    "bytes; a peak needs a margin below."
 )
 
 

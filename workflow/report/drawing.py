@@ -18,6 +18,8 @@ SYMBOLS = (*FILLED, *(f"{symbol}-open" for symbol in FILLED))
 WORDS_ROOM = 1.4  # of the longest bar: what stands behind it needs room
 GOLDEN_ANGLE = 0.381966  # of the circle: neighbours in the list look different
 TOLD_APART = 8  # colours
+WHISKERS = "#8a8f98"  # plotly's own are black, in the dark too
+LEAST_WIDTH = 560  # pixels, of a figure with long words in it
 LEGEND_BELOW = 10  # entries; more of them stand beside the figure
 
 

@@ -7,19 +7,20 @@ method has one colour in all of them (`drawing.styles`). Colours of text and gri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from eval.collect import Row, Run
 from eval.conditions import distinct
 from eval.forgetting_table import other_text
 from eval.present import METERS, OLD_COMPONENTS_NOTE, UNITS
-from eval.tables import COMPONENTS
+from eval.tables import COMPONENTS, UNSTEADY, unsteady
 from eval.text import GB, MB
 from workflow.report.card_lines import NOTE, card_lines
 from workflow.report.curves import Curve, mean_curve, read_log, training_curve, validation_curve
 from workflow.report.drawing import (
     COMPONENT_COLOURS,
+    WHISKERS,
     Figure,
     Style,
     axes,
@@ -168,15 +169,23 @@ def speed_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) -> Figu
         "y": labels,
         "x": median,
         "marker": {"color": [look[row.key[2:]].colour for row in timed]},
-        "error_x": {"type": "data", "symmetric": False, "array": [b - a for a, b in zip(median, p90, strict=True)]},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [b - a for a, b in zip(median, p90, strict=True)],
+            "color": WHISKERS,
+        },
         "customdata": [[b, rate] for b, rate in zip(p90, rates, strict=True)],
         "hovertemplate": "%{y}<br>median %{x:.1f} ms, p90 %{customdata[0]:.1f} ms<br>"
         "%{customdata[1]:,.0f} tokens/s<extra></extra>",
         "showlegend": False,
     }
-    ends = bar_ends(labels, p90, [f"{rate:,.0f} tokens/s" for rate in rates])
+    uncounted = unsteady(timed)
+    marks = [" (unsteady)" if row.label in uncounted else "" for row in timed]
+    ends = bar_ends(labels, p90, [f"{rate:,.0f} tokens/s{mark}" for rate, mark in zip(rates, marks, strict=True)])
     layout = bar_axes("milliseconds an optimizer step", max(p90))
     caption = "Median time of an optimizer step, whisker to the 90th percentile, means of the seeds. Tokens: unpadded."
+    caption += f" Unsteady rows are compared with none, {UNSTEADY}." if uncounted else ""
     return Figure("speed", "Step time", plot([bars, ends], layout, bar_height(len(timed))), caption)
 
 
@@ -191,6 +200,8 @@ def forgetting_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) ->
     traces: list[dict[str, Any]] = []
     for row, pairs in moved:
         before, after = (fmean(values) for values in zip(*pairs, strict=True))
+        ratios = [own / base for base, own in pairs]
+        spread = f" ± {stdev(ratios):#.3g}" if len(ratios) > 1 else ""
         colour = look[row.key[2:]].colour
         words = f"{safe(row.label)}<br>before {before:,.2f}, after {after:,.2f}<extra></extra>"
         traces.append(
@@ -201,7 +212,7 @@ def forgetting_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) ->
                 "y": [safe(row.label)] * 2,
                 "line": {"color": colour, "width": 3},
                 "marker": {"color": colour, "size": [9, 13], "symbol": ["circle-open", "circle"], "opacity": 1},
-                "text": ["", f"  x {after / before:.4g}"],
+                "text": ["", f"  x {fmean(ratios):#.4g}{spread}"],
                 "textposition": "middle right",
                 "cliponaxis": False,
                 "hovertemplate": words,
@@ -211,11 +222,13 @@ def forgetting_figure(rows: list[Row], look: Mapping[tuple[str, str], Style]) ->
     ends = [value for _, pairs in moved for pair in pairs for value in pair]
     room = 0.12 * (max(ends) - min(ends) or max(ends))
     layout = bar_axes("word perplexity on general text", 1.0)
-    layout["xaxis"]["range"] = [min(ends) - room, max(ends) + 2 * room]
+    lowest = max(0.0, min(ends) - room)
+    layout["xaxis"]["range"] = [lowest or -room / 4, max(ends) + 3 * room]
     caption = (
-        "From the base model (open) to the fine-tuned one (filled), means of the seeds; right is worse. "
-        "The axis does not begin at 0."
+        "From the base model (open) to the fine-tuned one (filled), means of the seeds; right is worse. Beside it "
+        "after over before, ± the standard deviation of the seeds."
     )
+    caption += " The axis does not begin at 0." if lowest else ""
     return Figure("forgetting", "Forgetting", plot(traces, layout, bar_height(len(moved))), caption)
 
 

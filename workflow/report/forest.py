@@ -11,25 +11,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.chosen import method_and_variant
 from eval.collect import Row
 from eval.tables import TableRow
 from eval.tested import Column, Verdicts, is_category
 from eval.verdicts import Difference, seen_from
-from workflow.report.drawing import Figure, Selector, Style, bar_axes, bar_height, plot, safe
+from workflow.report.drawing import (
+    LEAST_WIDTH,
+    WHISKERS,
+    Figure,
+    Selector,
+    Style,
+    bar_axes,
+    bar_height,
+    plot,
+    safe,
+)
 
 ROOM = 0.45  # of the span, for the words right of it
 PUBLISHED_COLOUR = "#e0483e"
 OUR_COLOUR = "#3f7fc1"
-LEAST_WIDTH = 560  # pixels, for the words right of it
 MOST_LINES = 60  # of published numbers in a figure
 
 
 def reference_of(rows: Sequence[Row], experiment: Mapping[str, Any]) -> Row | None:
     """The row that others are compared with: the experiment's choice, full fine-tuning, or the first that trains."""
     chosen = experiment["report"].get("reference")
-    method, _, variant = (chosen or "full").partition("/")
-    named = (row for row in rows if (row.first.method, row.first.variant) == (method, variant or "default"))
-    methods = (row for row in rows if row.first.method == method)
+    place = method_and_variant(chosen or "full")
+    named = (row for row in rows if (row.first.method, row.first.variant) == place)
+    methods = (row for row in rows if row.first.method == place[0])
     trained = (row for row in rows if row.first.method != "vanilla")
     return next(named, None) or next(methods, None) or next(trained, None)
 
@@ -98,11 +108,13 @@ def _choice(
             "array": [high - value for value, high in zip(values, highs, strict=True)],
             "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
             "thickness": 1.4,
+            "color": WHISKERS,
         },
     }
     direction = "lower" if column.verdict.lower_is_better else "higher"
     floor = column.factor * column.verdict.floor
-    layout = _axes(f"difference in {column.label} ({column.unit}; {direction} is better)", lows, highs, order)
+    unit = "points" if column.unit == "%" else column.unit
+    layout = _axes(f"difference in {column.label} ({unit}; {direction} is better)", lows, highs, order)
     layout["shapes"] = [_zero(), *([_band(floor)] if floor else [])]
     return {
         "label": column.label,
@@ -167,6 +179,7 @@ def _beside(lines: Sequence[TableRow], unit: tuple[str, str]) -> dict[str, Any]:
         "array": [line["ours_high"] - line["ours"] for line in lines],
         "arrayminus": [line["ours"] - line["ours_low"] for line in lines],
         "thickness": 1.4,
+        "color": WHISKERS,
     }
     symbols = ["circle" if line["reproduces"] == "yes" else "circle-open" for line in lines]
     ends = [*published, *(line[key] for line in lines for key in ("ours_low", "ours_high"))]

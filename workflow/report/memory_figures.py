@@ -20,6 +20,7 @@ from eval.text import GB
 from workflow.report.card_lines import NOTE, card_lines
 from workflow.report.drawing import (
     COMPONENT_COLOURS,
+    LEAST_WIDTH,
     Figure,
     Selector,
     axes,
@@ -147,7 +148,8 @@ def ablation_figure(model: str, rows: list[TableRow]) -> Figure | None:
     height = 150 + 17 * (len(mine) + len(order))
     caption = f"One setting changed at a time (table ablation says from what). {_between_methods(mine)}"
     title = f"{model}: what settings do to the peak"
-    return Figure(f"settings-{slug(model)}", title, plot(traces, layout, height), caption, wide=True)
+    figure = plot(traces, layout, height)
+    return Figure(f"settings-{slug(model)}", title, figure, caption, wide=True, least_width=LEAST_WIDTH)
 
 
 def _change_bars(
@@ -327,9 +329,8 @@ def timeline_figure(cells: Iterable[MemoryCell]) -> Figure | None:
         "parts of the step. The arrow is the peak."
     )
     title = "Memory through one step"
-    return Figure(
-        "timeline", title, plot(traces, layout, 480), caption, choices, [Selector.of("Cell", choices)], wide=True
-    )
+    figure, selectors = plot(traces, layout, 480), [Selector.of("Cell", choices)]
+    return Figure("timeline", title, figure, caption, choices, selectors, wide=True, least_width=LEAST_WIDTH)
 
 
 def _varied_first(cells: list[MemoryCell]) -> list[MemoryCell]:

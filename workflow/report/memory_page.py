@@ -148,8 +148,8 @@ def commands(experiment: Mapping[str, Any], cells: list[MemoryCell]) -> list[str
     return [
         *(f"git checkout {commit}" for commit in commits.split(" / ") if commit),
         "make install",
-        "# save the experiment below as experiment.json, then: all of it,",
-        ".venv/bin/snakemake --cores all --configfile experiment.json",
+        "# save the experiment below as reproduce.json, then: all of it,",
+        ".venv/bin/snakemake --cores all --configfile reproduce.json",
         "# or one cell of it,",
         f".venv/bin/python -m workflow.stages.simulate {file} --cell {one}",
         "# and, on a machine with the device, to measure every cell and put it beside the prediction,",

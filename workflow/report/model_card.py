@@ -93,6 +93,8 @@ def of_one_run(experiment: Mapping[str, Any], run: Run) -> dict[str, Any]:
     alone |= {"models": [entry_of(experiment, "models", run.model)], "data": [entry_of(experiment, "data", run.data)]}
     if alone.get("mt_bench"):
         alone["mt_bench"] = {**alone["mt_bench"], "pairwise_baseline": None}
+    if floor := alone["evaluation"].get("noise_floor"):
+        alone["evaluation"] = {**alone["evaluation"], "noise_floor": {**floor, "row": None}}
     return alone
 
 

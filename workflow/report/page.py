@@ -151,13 +151,14 @@ def summary(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     window = f"{batch} sequences" if accumulation == 1 else f"{accumulation} x {batch} sequences"
     seeds = len({run.seed for run in runs})
     where = conditions(runs, experiment)
+    made = "; ".join(filter(None, (where["precision"], where["device"])))
     trained = [name for name in methods.split(" / ") if name != "vanilla"]
     beside = ", beside the untouched model (vanilla)" if "vanilla" in methods.split(" / ") else ""
     return [
         f"{models} fine-tuned on {data} by {listed(trained) or 'no method'}{beside}.",
         *_continued(where),
         f"Training: {length} of {window}, at most {training.get('sequence_length', '?')} tokens each; "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {where['precision']}; {where['device']}.",
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {made or 'nothing is trained yet'}.",
         _evaluated(experiment),
         f"{sum(run.status == 'ok' for run in runs)} of {len(runs)} runs are complete.",
     ]
@@ -235,13 +236,13 @@ def commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[str]:
     """What to type to make this page again, and one run alone."""
     commits = conditions([run for row in rows for run in row.runs], experiment)["git_commit"]
     checkout = [f"git checkout {commit}" for commit in (commits or "").split(" / ") if commit]
-    snakemake = ".venv/bin/snakemake --cores {} --configfile experiment.json"
+    snakemake = ".venv/bin/snakemake --cores {} --configfile reproduce.json"
     one = next((run.path for row in rows for run in row.runs), None)
     single = f"{snakemake.format(1)} -- results/{experiment['name']}/{one}/run.json"
     return [
         *checkout,
         "make install",
-        "# save the experiment below as experiment.json, then: all of it,",
+        "# save the experiment below as reproduce.json, then: all of it,",
         snakemake.format("all"),
         *(["# or one run of it", single] if one else []),
     ]
@@ -251,7 +252,7 @@ def row_commands(experiment: Mapping[str, Any], rows: list[Row]) -> list[tuple[s
     """For each row what to type to make its results again, all seeds of it."""
     files = ["run", *(["scores"] if experiment["evaluation"]["benchmarks"] else [])]
     files += ["mt_bench"] if experiment["mt_bench"] else []
-    snakemake = f".venv/bin/snakemake --cores all --configfile experiment.json -- results/{experiment['name']}"
+    snakemake = f".venv/bin/snakemake --cores all --configfile reproduce.json -- results/{experiment['name']}"
     several = len({row.key[:2] for row in rows}) > 1
     return [
         (

@@ -16,7 +16,7 @@ from typing import Any
 from eval.collect import Row
 from eval.protocols import MT_BENCH, Slot, label, metrics, slots
 from eval.statistics import Estimate
-from eval.tables import steady_s
+from eval.tables import UNSTEADY, steady_s, unsteady
 from eval.tested import Verdicts
 from eval.text import GB, MB
 from workflow.report.drawing import KNOWN_COLOURS, Figure, Selector, Style, plot, safe
@@ -73,7 +73,9 @@ def pareto_figure(
     selectors = [Selector("Score", [score.label for score in scores])]
     selectors += [Selector("against", [cost.label for cost in costs])] if len(costs) > 1 else []
     figure = plot(traces, {"hovermode": "closest", **choices[0]["layout"]}, 440)
-    return Figure("pareto", "Score, memory and speed", figure, CAPTION, choices, selectors, wide=True)
+    uncounted = unsteady(shown)
+    left = f" Without a point against step time, {UNSTEADY}: {', '.join(uncounted)}." if uncounted else ""
+    return Figure("pareto", "Score, memory and speed", figure, CAPTION + left, choices, selectors, wide=True)
 
 
 # --- what can be chosen
@@ -130,13 +132,14 @@ def _choice(
             "x": [places[row.key][0]] if row.key in places else [None],
             "y": [places[row.key][1]] if row.key in places else [None],
             "error_y": _bar(row, score, estimates[row.key], verdicts),
+            "showlegend": row.key in places,
             "marker": point["marker"] | {"opacity": 1 if row.key in front else BEATEN},
         }
         for row, point in zip(shown, points, strict=True)
     ]
     walked = [places[key] for key in front]
     traces.append({"x": [x for x, _ in walked] + [right] * bool(walked), "y": [y for _, y in [*walked, *walked[-1:]]]})
-    traces.append({"x": [0, right], "y": [base, base]})
+    traces.append({"x": [0, right], "y": [base, base], "showlegend": base is not None})
     axes = {
         "xaxis": {"title": {"text": cost.axis}, "range": [0, right]},
         "yaxis": {"title": {"text": score.axis}},

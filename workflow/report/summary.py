@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.collect import Row, panels
-from eval.tables import steady_s
+from eval.tables import UNSTEADY, steady_s, unsteady
 from eval.tested import Column, Verdicts, is_category
 from eval.text import GB, MB
 from eval.verdicts import ONE_SEED, leaders, listed, untested
@@ -113,15 +113,16 @@ def _as_fast(fastest: str, column: Column | None) -> str:
 
 def _fast(rows: Sequence[Row], verdicts: Verdicts) -> list[str]:
     times = {row.label: seconds for row in rows if (seconds := steady_s(row))}
-    unsteady = [row.label for row in rows if row.label not in times and row.mean("time", "step_median_s")]
-    left = [f"Not counted, since their seeds differ by more than 20 %: {', '.join(unsteady)}."] if unsteady else []
+    uncounted = unsteady(rows)
+    left = [f"Not counted, {UNSTEADY}: {', '.join(uncounted)}."] if uncounted else []
     if not times:
         return ["No row has steady step times.", *left]
     fastest = min(times, key=times.__getitem__)
+    among = f" of the {len(times)} rows that count" if uncounted and len(times) > 1 else ""
     full = next((times[row.label] for row in rows if row.first.method == "full" and row.label in times), None)
     against = f"full fine-tuning takes {full / times[fastest]:.2f} times as long" if full else ""
     words = [
-        f"Shortest step: {1e3 * times[fastest]:.1f} ms ({fastest})",
+        f"Shortest step{among}: {1e3 * times[fastest]:.1f} ms ({fastest})",
         _as_fast(fastest, verdicts.panels.get(rows[0].key[:2], {}).get("step_median_s")),
         *([against] if full != times[fastest] else []),
     ]
