@@ -26,7 +26,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """What stages set for their whole process (environment, logging, bars) does not reach the next test."""
+    """What stages set for their whole process does not reach the next test: environment, levels; bars are on again."""
     environment = dict(os.environ)
     levels = {name: logging.getLogger(name).level for name in ("lm_eval", "transformers", "datasets")}
     yield

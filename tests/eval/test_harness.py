@@ -393,18 +393,11 @@ def test_lm_eval_is_left_as_it_was_found(checkpoint: Path, data_root: Path, show
         records, weights = datasets.is_progress_bar_enabled(), transformers_logging.is_progress_bar_enabled()
         return records, weights, transformers_logging.get_verbosity(), logging.getLogger("lm_eval").level
 
-    def show_bars(records: bool, weights: bool) -> None:
-        (datasets.enable_progress_bars if records else datasets.disable_progress_bars)()
-        (transformers_logging.enable_progress_bar if weights else transformers_logging.disable_progress_bar)()
-
-    earlier = state()
-    show_bars(shown, shown)
-    try:
-        found = state()
-        evaluate(checkpoint, data_root, [{"name": "winogrande", "limit": 1, "shots": 0}])
-        assert state() == found
-    finally:
-        show_bars(*earlier[:2])
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
+    found = state()
+    evaluate(checkpoint, data_root, [{"name": "winogrande", "limit": 1, "shots": 0}])
+    assert state() == found
     assert lm_eval.api.task.tqdm is tqdm.tqdm
     assert "from_string" not in vars(lm_eval.utils.env)
 

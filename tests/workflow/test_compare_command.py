@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from eval.memory_cells import REFERENCE
+from eval.side_by_side import side_by_side
+from eval.sides import read_side
 from tests.eval.test_collect import change
 from tests.report import fixture_tree, memory_tree
 from workflow import cli
-from workflow.commands import compare
+from workflow.commands import compare, compare_text
 
 ROOT = Path(__file__).parents[2]
 Answer = Callable[..., str]
@@ -241,6 +243,13 @@ def test_committed_records_stand_beside_each_other(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "1 row side by side, 1 of them with something that does not compare; 13 only in a, 1 only in b." in text
     assert "steps: 120 in a, 60 in b" in text and "seeds 1, 2 stand in a only and are left out" in text
+
+
+def test_where_no_row_is_in_both_there_is_no_table(results: Path) -> None:
+    plan = json.loads((results / "here/experiment.json").read_text())
+    side = read_side(results / "here", plan)
+    text = compare_text.markdown(side_by_side(side.part({"method": "full"}), side.part({"method": "lora"})))
+    assert "|" not in text and "- 0 rows side by side" in text and "Only in a, tiny on world-chat: full" in text
 
 
 def test_a_side_without_scores_is_said_to_have_run_records_only(
